@@ -1,0 +1,20 @@
+"""Where things are: the only module besides `models` that knows a folder.
+
+Every location derives from `ROOT`, the repository checkout (or `$SMOOTHLIB_ROOT` for an installed copy whose data lies elsewhere), so a
+notebook finds its data whatever its working directory is.
+"""
+
+import os
+from pathlib import Path
+
+ROOT = Path(os.environ.get("SMOOTHLIB_ROOT", Path(__file__).resolve().parents[1]))
+
+CONFIGS = ROOT / "configs"
+DATA = ROOT / "data"
+PAPER = DATA / "paper"  # the paper's tables as printed
+SCENES = DATA / "scenes"  # records, webp shards, edit and drag pairs
+MODELS = DATA / "models"  # mini pipeline, adapters, metric networks
+ADAPTERS = MODELS / "adapters"
+METRIC_NETWORKS = MODELS / "metrics"
+RESULTS = DATA / "results"  # recorded runs (tracked)
+RUNS = Path(os.environ.get("SMOOTHLIB_RUNS", ROOT / "runs"))  # per-item results and checkpoints (not tracked)

@@ -1,0 +1,56 @@
+"""Cards: what a shipped folder of weights or data is, how it was made, and the sha256 of every file in it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import paths
+from .runs import atomic_write
+
+CARD = "card.json"
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file below `folder` except the card itself."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The folder's card, {} where there is none."""
+    path = folder / CARD
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_card(folder: Path, **facts: Any) -> dict[str, Any]:
+    """Write `card.json`: the facts that an earlier card had, replaced by those given, and the hashes of the files as they are now."""
+    card = {**read_card(folder), **facts, "files": file_hashes(folder)}
+    atomic_write(folder / CARD, (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+    return card
+
+
+def training_facts(folder: Path) -> dict[str, Any]:
+    """Of every training whose log lies in `folder`: settings, steps, minutes and last logged numbers."""
+    facts = {}
+    for log in sorted(folder.glob("training-*.jsonl")):
+        last = json.loads(log.read_text().splitlines()[-1])
+        settings = yaml.safe_load(log.with_suffix(".yaml").read_text())
+        facts[settings["name"]] = {"settings": settings, "minutes": round(last["seconds"] / 60, 1), "last_logged": last}
+    return facts
+
+
+def write_model_card(name: str, *, guidance_scale: float | None = None) -> dict[str, Any]:
+    """The card of the embedded pipeline `data/models/<name>`; `guidance_scale` is the scale that the model works best at."""
+    folder = paths.MODELS / name
+    facts: dict[str, Any] = {
+        "description": "Text-to-image latent diffusion model of the rendered scenes, 64 x 64, as a diffusers StableDiffusionPipeline.",
+        "licence": "Apache-2.0 (weights); trained on renders of models under CC0 and CC BY 3.0, see NOTICE",
+        "training_data": {"scenes_card_sha256": hashlib.sha256((paths.SCENES / CARD).read_bytes()).hexdigest(), "split": "train"},
+        "training": training_facts(folder),
+    }
+    if guidance_scale is not None:
+        facts["guidance_scale"] = guidance_scale
+    return write_card(folder, **facts)

@@ -1,0 +1,153 @@
+"""Data sets as items: an item is (id, image, caption), whatever it comes from.
+
+The embedded set is `data/scenes` (see `smoothlib.scenes`): webp images in tar shards with gzipped JSON records, each file checked against
+the sha256 in `data/scenes/card.json`.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import paths
+
+SPLITS = ("train", "test", "compositional")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One captioned image: (3, H, W) float32 in [-1, 1]."""
+
+    id: str
+    image: torch.Tensor
+    caption: str
+
+
+@dataclass(frozen=True)
+class SceneSplit:
+    """A split of the scenes: images (N, H, W, 3) uint8 and one record per image (id, caption and the scene's fields)."""
+
+    images: np.ndarray
+    records: list[dict]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def captions(self) -> list[str]:
+        """The captions, in order."""
+        return [record["caption"] for record in self.records]
+
+    def item(self, index: int) -> Item:
+        """Image `index` as an item."""
+        return Item(self.records[index]["id"], to_tensor(self.images[index]), self.records[index]["caption"])
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def scene_file(name: str) -> Path:
+    """A file of the scene data, checked against the card.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: its sha256 is not the one in `data/scenes/card.json`.
+    """
+    path = paths.SCENES / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: it is part of the repository's data (git checkout restores it)")
+    expected = json.loads((paths.SCENES / "card.json").read_text())["files"].get(name)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
+        raise ValueError(f"{path} has sha256 {digest}, but card.json says {expected}: the file is damaged or the card is out of date")
+    return path
+
+
+def scene_records(name: str) -> list[dict]:
+    """The records of a split or of the pairs (`edits`, `drags`)."""
+    with gzip.open(scene_file(f"{name}.jsonl.gz"), "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _decode(content: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(content)))
+
+
+@lru_cache(maxsize=3)
+def load_scenes(split: str = "train") -> SceneSplit:
+    """Load a whole split of the embedded scenes: train, test or compositional.
+
+    Raises:
+        ValueError: `split` is none of these.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    images = []
+    for shard in sorted(paths.SCENES.glob(f"{split}-*.tar")):
+        with tarfile.open(scene_file(shard.name)) as archive:
+            images += [_decode(archive.extractfile(member).read()) for member in archive.getmembers()]
+    return SceneSplit(np.stack(images), scene_records(split))
+
+
+@dataclass(frozen=True)
+class ScenePair:
+    """Two scenes that differ in one field: images and mask as arrays, the rest as recorded (captions, scenes, handles, targets)."""
+
+    source: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray
+    record: dict
+
+
+def load_pairs(kind: str = "edits") -> list[ScenePair]:
+    """Load the edit pairs (`edits`) or drag pairs (`drags`).
+
+    Raises:
+        ValueError: `kind` is neither.
+    """
+    if kind not in ("edits", "drags"):
+        raise ValueError(f"kind must be edits or drags, got {kind!r}")
+    with tarfile.open(scene_file(f"{kind}.tar")) as archive:
+        images = {member.name: _decode(archive.extractfile(member).read()) for member in archive.getmembers()}
+    pairs = []
+    for record in scene_records(kind):
+        source, target, mask = (images[f"{record['id']}.{part}.webp"] for part in ("source", "target", "mask"))
+        pairs.append(ScenePair(source, target, (mask[..., 0] if mask.ndim == 3 else mask) > 127, record))
+    return pairs
+
+
+def seeded_choice(count: int, limit: int, seed: int) -> list[int]:
+    """`limit` of `count` indices, drawn without replacement from `seed` and sorted: nobody picks images by hand.
+
+    A larger `limit` with the same seed keeps the smaller one's indices.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    return sorted(int(i) for i in order[:limit])
+
+
+def load_items(dataset: str = "scenes", split: str = "test", limit: int = 64, seed: int = 0) -> list[Item]:
+    """`limit` items of a data set, chosen by `seed`.
+
+    `dataset` is `scenes` or a folder in COCO's captioning layout (see `smoothlib.coco`).
+
+    Raises:
+        ValueError: `limit` exceeds the split.
+    """
+    if dataset != "scenes":
+        from .coco import load_coco_items
+
+        return load_coco_items(Path(dataset), split, limit, seed)
+    scenes = load_scenes(split)
+    if not 1 <= limit <= len(scenes):
+        raise ValueError(f"limit must lie in [1, {len(scenes)}] for split {split!r}, got {limit}")
+    return [scenes.item(index) for index in seeded_choice(len(scenes), limit, seed)]

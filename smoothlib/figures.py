@@ -1,0 +1,158 @@
+"""One function for each kind of figure. Each returns a matplotlib Figure on an opaque white ground that reads in light and dark pages.
+
+Images are float arrays or tensors (3, H, W) in [-1, 1]. Small ones are enlarged by whole pixels, so that 64x64 stays 64x64 to the eye.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .runs import atomic_write
+
+# Okabe & Ito's colours: told apart with every common colour blindness, and in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MAX_KB = 300
+SMALLEST_DPI = 60  # below this labels cannot be read
+PICKS = {"worst": 0.0, "median": 0.5, "best": 1.0}
+
+
+def image_grid(
+    rows: Sequence[Sequence[Any | None]],
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    cell_labels: Sequence[Sequence[str | None]] | None = None,
+    title: str | None = None,
+    cell_size: float = 1.28,
+    dpi: int = 100,
+) -> Figure:
+    """Images in rows and columns. `None` leaves a cell empty; `cell_labels` stand under their images; `cell_size` is in inches.
+
+    At the defaults a cell is 128 pixels wide: each pixel of a 64x64 image becomes 2x2.
+    Raises ValueError for rows of different length, labels that do not match them, and images that are not (3, H, W), finite, in [-1, 1].
+    """
+    _check_grid(rows, row_labels, column_labels, cell_labels)
+    num_rows, num_columns = len(rows), len(rows[0])
+    left = 0.09 * max((len(label) for label in row_labels or ()), default=0) + 0.1
+    top = 0.1 + (0.32 if title else 0) + (0.17 * _lines(column_labels) + 0.06 if column_labels else 0)
+    gap_x, gap_y = 0.06, (0.06 if cell_labels is None else 0.25)
+    width = left + num_columns * (cell_size + gap_x) + 0.1
+    height = top + num_rows * (cell_size + gap_y) + 0.1
+    figure = PageFigure(figsize=(width, height), dpi=dpi, facecolor="white")
+    if title:
+        figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=11)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            x, y = left + j * (cell_size + gap_x), height - top - i * (cell_size + gap_y) - cell_size
+            axes = figure.add_axes((x / width, y / height, cell_size / width, cell_size / height))
+            axes.set_axis_off()
+            if image is not None:
+                axes.imshow(_uint8(image), interpolation="nearest" if image.shape[-1] <= cell_size * dpi else "antialiased")
+            if i == 0 and column_labels:
+                axes.set_title(column_labels[j], fontsize=9, pad=4)
+            if j == 0 and row_labels:
+                axes.text(-0.08 / cell_size, 0.5, row_labels[i], transform=axes.transAxes, ha="right", va="center", fontsize=9)
+            if cell_labels and cell_labels[i][j]:
+                axes.text(0.5, -0.04, cell_labels[i][j], transform=axes.transAxes, ha="center", va="top", fontsize=8)
+    return figure
+
+
+def reconstruction_figure(
+    source: Any,
+    reconstructions: Mapping[str, Any],
+    scores: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    rank_by: str,
+    score_label: str = "PSNR (dB)",
+    score_format: str = ".1f",
+    higher_is_better: bool = True,
+    num_each: int = 1,
+    title: str | None = None,
+) -> Figure:
+    """Source images above their reconstructions, one row a method (Figure 4): the worst, median and best images of the row `rank_by`.
+
+    `source` and each of `reconstructions`: (N, 3, H, W) in [-1, 1]; `scores`: row -> (N,), printed under each image; `num_each` images a
+    rank. The images are chosen by their rank alone, so that the figure shows failures as well as successes.
+    """
+    n = len(source)
+    if list(reconstructions) != list(scores) or rank_by not in scores:
+        raise ValueError(f"rank_by is {rank_by!r} and scores are of {list(scores)}, but must be of the rows {list(reconstructions)}.")
+    if not 1 <= num_each <= n:
+        raise ValueError(f"num_each is {num_each}, but must be from 1 to the number of images, {n}.")
+    ranking = np.argsort(np.asarray(scores[rank_by], dtype=float), kind="stable")
+    ranking = ranking if higher_is_better else ranking[::-1]  # worst first
+    chosen, column_labels = [], []
+    for word, share in PICKS.items():
+        start = round(share * (n - num_each))
+        chosen += [int(i) for i in ranking[start : start + num_each]]
+        column_labels += [word] * num_each
+    rows = [[source[i] for i in chosen]] + [[images[i] for i in chosen] for images in reconstructions.values()]
+    cell_labels = [[None] * len(chosen)] + [[f"{float(values[i]):{score_format}}" for i in chosen] for values in scores.values()]
+    row_labels = ["Source", *reconstructions]
+    title = title or f"By {score_label} of {rank_by}"
+    return image_grid(rows, row_labels=row_labels, column_labels=column_labels, cell_labels=cell_labels, title=title)
+
+
+def save_figure(figure: Figure, file: str | Path, *, alt: str, max_kb: int = MAX_KB, dpi: int | None = None) -> Path:
+    """Write a PNG of at most `max_kb` kilobytes, with `alt` as its description; where it is larger the resolution is lowered step by step.
+
+    Raises ValueError for another suffix, an empty `alt`, or a figure that is too large even at the lowest resolution that can be read.
+    """
+    file = Path(file)
+    if file.suffix != ".png":
+        raise ValueError(f"file is {file.name!r}, but its suffix must be .png.")
+    if not alt.strip():
+        raise ValueError("alt is empty, but must say what the figure shows.")
+    atomic_write(file, _png(figure, alt=alt, max_kb=max_kb, dpi=dpi))
+    return file
+
+
+class PageFigure(Figure):
+    """A matplotlib Figure that shows itself in notebooks without pyplot (no global list, no display needed), in at most 300 kB."""
+
+    def _repr_png_(self) -> bytes:
+        return _png(self)
+
+
+def _png(figure: Figure, *, alt: str = "", max_kb: int = MAX_KB, dpi: int | None = None) -> bytes:
+    dpi = dpi or int(figure.dpi)
+    metadata = {"Description": alt, "Software": None} if alt else {"Software": None}
+    while True:
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=dpi, facecolor="white", metadata=metadata, pil_kwargs={"optimize": True})
+        if content.tell() <= max_kb * 1000:
+            return content.getvalue()
+        if dpi <= SMALLEST_DPI:
+            raise ValueError(f"max_kb is {max_kb}, but the figure has {content.tell() // 1000} kB even at {dpi} dpi: show fewer images.")
+        dpi = max(SMALLEST_DPI, int(dpi * 0.85))
+
+
+def _check_grid(rows: Sequence, row_labels: Sequence | None, column_labels: Sequence | None, cell_labels: Sequence | None) -> None:
+    widths = {len(row) for row in rows}
+    if len(widths) != 1 or widths == {0}:
+        raise ValueError(f"rows have {sorted(widths)} images, but must all have the same number, at least one.")
+    width = widths.pop()
+    shapes = {"row_labels": (row_labels, len(rows)), "column_labels": (column_labels, width), "cell_labels": (cell_labels, len(rows))}
+    for name, (labels, expected) in shapes.items():
+        if labels is not None and len(labels) != expected:
+            raise ValueError(f"{name} has {len(labels)} entries, but must have {expected}.")
+    if cell_labels is not None and any(len(labels) != width for labels in cell_labels):
+        raise ValueError(f"cell_labels must have {width} entries in every row.")
+
+
+def _uint8(image: Any) -> np.ndarray:
+    """(3, H, W) in [-1, 1] -> (H, W, 3) in 0..255, rounded to nearest."""
+    array = np.asarray(image.detach().float().cpu() if hasattr(image, "detach") else image, dtype=np.float32)
+    if array.ndim != 3 or array.shape[0] != 3:
+        raise ValueError(f"An image has the shape {array.shape}, but must be (3, H, W).")
+    if not np.isfinite(array).all() or np.abs(array).max() > 1 + 1e-4:
+        raise ValueError(f"An image has values from {array.min():.3g} to {array.max():.3g}, but must lie in [-1, 1].")
+    return np.clip(np.rint((array.transpose(1, 2, 0) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def _lines(labels: Sequence[str]) -> int:
+    return max(label.count("\n") + 1 for label in labels)

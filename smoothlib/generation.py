@@ -1,0 +1,52 @@
+"""Images from captions, each with a noise of its own: what Table 1 and the quality figures measure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .datasets import SceneSplit, seeded_choice
+from .sampling import decode_latents, encode_prompts, sample
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption and the seed of its noise."""
+
+    id: str
+    caption: str
+    noise_seed: int
+
+
+def prompts_from(scenes: SceneSplit, limit: int, seed: int = 0) -> list[Prompt]:
+    """`limit` captions of a split, chosen by `seed`; noise i depends on `seed` and the image's place in the split alone."""
+    chosen = seeded_choice(len(scenes), limit, seed)
+    return [Prompt(scenes.records[i]["id"], scenes.records[i]["caption"], seed * 1_000_000 + i) for i in chosen]
+
+
+def initial_noise(pipe: "StableDiffusionPipeline", seeds: Sequence[int]) -> Tensor:
+    """x_T ~ N(0, 1), one per seed, (B, 4, h, w) float32: the same whatever the batch."""
+    size = pipe.unet.config.sample_size
+    shape = (pipe.unet.config.in_channels, size, size)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+class Generation:
+    """The procedure that `runs.run_items` calls: prompts in, images (uint8, (3, H, W)) out."""
+
+    def __init__(self, pipe: "StableDiffusionPipeline", *, guidance_scale: float, num_inference_steps: int = 50) -> None:
+        self.pipe = pipe
+        self.arguments = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+
+    def __call__(self, prompts: list[Prompt]) -> list[dict[str, np.ndarray]]:
+        """Generate a batch."""
+        noise = initial_noise(self.pipe, [prompt.noise_seed for prompt in prompts])
+        z = sample(self.pipe, noise, encode_prompts(self.pipe, [prompt.caption for prompt in prompts]), **self.arguments)
+        images = ((decode_latents(self.pipe, z) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        return [{"image": image} for image in images]

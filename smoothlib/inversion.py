@@ -1,0 +1,227 @@
+"""From a real image to a latent that reproduces it: DDIM inversion (Eq. 4) and null-text inversion (Eq. 19, 20).
+
+Both take latents z0 (`sampling.encode_images`) and work on a batch of images at once; storage and progress display are the caller's.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .diffusion import ddim_inverse_scheduler, ddim_scheduler, set_timesteps
+from .sampling import check_embeds, encode_prompts, predict_noise
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+Progress = Callable[[Iterable[int]], Iterable[int]]  # e.g. tqdm: wraps the list of step indices
+
+
+@torch.no_grad()
+def ddim_invert(
+    pipe: "StableDiffusionPipeline",
+    z0: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 1.0,
+    null_embeds: Tensor | None = None,
+    progress: Progress = iter,
+) -> Tensor:
+    """DDIM inversion (Eq. 4): the pivots z*_0, ..., z*_T that DDIM sampling would pass through, in reverse.
+
+    Eq. 4 evaluates the noise at t. Like the authors' code this evaluates it at the upper end of each step, t + 1, the timestep at which the
+    sampling step back down evaluates it too; the remaining error is that it is evaluated at z*_t instead of z*_{t+1}.
+
+    Args:
+        z0: latents of the images, (B, 4, h, w).
+        prompt_embeds: the images' prompts, (B or 1, L, D).
+        num_inference_steps: T.
+        guidance_scale: w of Eq. 5; the paper and null-text inversion invert at 1 (no null embedding).
+        null_embeds: (B or 1, L, D) for w != 1; None for the plain empty prompt.
+        progress: wraps the iterable of step indices, e.g. `tqdm`.
+
+    Returns:
+        Pivots, (T + 1, B, 4, h, w): index 0 is z0, index T the inverted noise.
+    """
+    scheduler = ddim_inverse_scheduler(pipe)
+    timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)  # ascending
+    if null_embeds is None and guidance_scale != 1:
+        null_embeds = encode_prompts(pipe, [""])
+    z = z0.to(pipe.unet.device, pipe.unet.dtype)
+    cond = _one_per_image("prompt_embeds", prompt_embeds, z)
+    null = None if guidance_scale == 1 else _one_per_image("null_embeds", null_embeds, z)
+    pivots = [z]
+    for i in progress(range(num_inference_steps)):
+        e = predict_noise(pipe.unet, z, timesteps[i], cond, null, guidance_scale)
+        z = scheduler.step(e, timesteps[i], z, return_dict=False)[0]
+        pivots.append(z)
+    return torch.stack(pivots)
+
+
+@dataclass(frozen=True)
+class NullTextInversion:
+    """What null-text inversion found; index 0 along T is the noisiest step, as in sampling."""
+
+    null_embeds: Tensor  # (T, B, L, D), or (T, 1, L, D) when shared
+    losses: Tensor  # (T, B) float: mean (z_{t-1} - z*_{t-1})^2 that the stored embedding reaches
+    inner_steps: Tensor  # (T, B) int: optimiser steps taken
+
+
+def null_text_inversion(
+    pipe: "StableDiffusionPipeline",
+    pivots: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    guidance_scale: float,
+    num_inner_steps: int = 10,
+    lr: float = 1e-2,
+    tolerance: float = 1e-5,
+    tolerance_growth: float = 2e-5,
+    shared: bool = False,
+    progress: Progress = iter,
+) -> NullTextInversion:
+    """Null-text inversion (Eq. 19; Mokady et al. 2023): one null embedding per step that keeps guided sampling on the pivots.
+
+    Starting at z_T = z*_T with the plain null embedding, at step i = 0, ..., T - 1 (from noise down) minimise over the null embedding
+    `mean (DDIM(z_t, e_null + w (e_cond - e_null)) - z*_{t-1})^2`, starting from the previous step's optimum with a fresh Adam of learning rate
+    `lr (1 - i/100)`; stop an image after the update whose loss was below `tolerance + tolerance_growth i`; then advance z_t with what was found.
+    Beyond 100 steps, which the released schedule does not foresee, the learning rate stays at step 99's `lr / 100` instead of turning negative.
+
+    Images are independent: each has its own loss and its own stop, and an image that has stopped leaves the batch that is evaluated. The result
+    equals that of one image at a time. `shared=True` finds a single null embedding per step for the whole batch (Eq. 20): the loss and its
+    threshold are those of the sum over images, as in the interpolation of two real images.
+
+    Args:
+        pivots: (T + 1, B, 4, h, w) from `ddim_invert` with the same prompts at guidance 1; T is taken from it.
+        prompt_embeds: (B or 1, L, D).
+        guidance_scale: w of Eq. 5, not 1 (where the null embedding has no effect).
+        num_inner_steps: most Adam steps per sampling step.
+        progress: wraps the iterable of step indices, e.g. `tqdm`.
+
+    Raises:
+        ValueError: bad arguments, or a network in half precision (the losses lie below its resolution).
+        RuntimeError: a loss is not finite; names the step and the image.
+    """
+    _check_arguments(pipe, pivots, guidance_scale, num_inner_steps, lr)
+    pivots = pivots.to(pipe.unet.device, pipe.unet.dtype)
+    num_inference_steps, batch_size = len(pivots) - 1, pivots.shape[1]
+    scheduler = ddim_scheduler(pipe)
+    timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)
+    cond_embeds = _one_per_image("prompt_embeds", prompt_embeds, pivots[0])
+    plain = encode_prompts(pipe, [""]).to(pivots)
+    nulls = [plain.clone() for _ in range(1 if shared else batch_size)]  # each (1, L, D): separate leaves, so that one can stop alone
+    found, losses, inner_steps = [], [], []
+    z = pivots[-1]
+    with _frozen(pipe.unet), torch.autocast(z.device.type, enabled=False):
+        for i in progress(range(num_inference_steps)):
+            t, target = timesteps[i], pivots[-2 - i]
+            with torch.no_grad():
+                e_cond = pipe.unet(z, t, encoder_hidden_states=cond_embeds, return_dict=False)[0]
+            step = _GuidedStep(pipe.unet, scheduler, t, z, e_cond, target, guidance_scale)
+            lr_i, threshold = lr * (1 - min(i, 99) / 100), tolerance + tolerance_growth * i
+            taken = _optimise(step, nulls, num_inner_steps, lr_i, threshold, where=f"step {i} of {num_inference_steps}")
+            with torch.no_grad():
+                z, loss = step(torch.cat(nulls).expand(batch_size, -1, -1), torch.arange(batch_size))
+            _check_finite(loss, range(batch_size), f"step {i} of {num_inference_steps}")
+            found.append(torch.cat(nulls).detach())
+            losses.append(loss)
+            inner_steps.append(torch.tensor(taken).expand(batch_size))
+    return NullTextInversion(torch.stack(found), torch.stack(losses), torch.stack(inner_steps))
+
+
+@dataclass(frozen=True)
+class _GuidedStep:
+    """One guided DDIM step from fixed z_t and e_cond as a function of the null embedding: z_{t-1} and its loss, for some of the images."""
+
+    unet: torch.nn.Module
+    scheduler: "DDIMScheduler"
+    t: Tensor
+    z: Tensor  # (B, 4, h, w)
+    e_cond: Tensor  # (B, 4, h, w), no gradient
+    target: Tensor  # (B, 4, h, w), z*_{t-1}
+    guidance_scale: float
+
+    def __call__(self, null_embeds: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        z, e_cond = self.z[images], self.e_cond[images]
+        e_null = self.unet(z, self.t, encoder_hidden_states=null_embeds, return_dict=False)[0]
+        e = e_null + self.guidance_scale * (e_cond - e_null)
+        z_next = self.scheduler.step(e, self.t, z, return_dict=False)[0]
+        return z_next, (z_next - self.target[images]).square().mean(dim=(1, 2, 3))  # (A, 4, h, w), (A,)
+
+
+def _optimise(step: _GuidedStep, nulls: list[Tensor], num_inner_steps: int, lr: float, threshold: float, where: str) -> list[int]:
+    """Minimise `step`'s loss over `nulls` in place; returns the Adam steps taken by each.
+
+    As released, a null embedding is updated once more by the gradient of the loss that meets the threshold. Adam is elementwise and skips
+    leaves without a gradient, so one optimiser over all images acts on each as its own would.
+    """
+    batch_size, shared = len(step.z), len(nulls) == 1
+    for null in nulls:
+        null.requires_grad_(True)
+    optimizer = torch.optim.Adam(nulls, lr=lr)
+    taken = [0] * len(nulls)
+    active = list(range(batch_size))
+    for _ in range(num_inner_steps):
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            chosen = nulls[0].expand(len(active), -1, -1) if shared else torch.cat([nulls[b] for b in active])
+            _, loss = step(chosen, torch.tensor(active, device=step.z.device))
+            _check_finite(loss, active, where)
+            loss.sum().backward()
+        optimizer.step()
+        values = loss.detach().tolist()
+        for b in [0] if shared else active:
+            taken[b] += 1
+        if shared:
+            active = [] if sum(values) < threshold else active
+        else:
+            active = [b for b, value in zip(active, values, strict=True) if value >= threshold]
+        if not active:
+            break
+    for null in nulls:
+        null.requires_grad_(False).grad = None
+    return taken
+
+
+@contextlib.contextmanager
+def _frozen(module: torch.nn.Module) -> Iterator[None]:
+    """No gradient for the parameters of `module` inside, their flags restored after: backward reaches the embedding alone."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _one_per_image(name: str, embeds: Tensor, z: Tensor) -> Tensor:
+    """`embeds`, (B or 1, L, D), as (B, L, D) on z's device in z's dtype."""
+    if embeds.ndim != 3:
+        raise ValueError(f"{name} must have shape (B or 1, L, D), not {tuple(embeds.shape)}")
+    check_embeds(name, embeds, 1, len(z))
+    return embeds.to(z).expand(len(z), -1, -1)
+
+
+def _check_arguments(pipe: "StableDiffusionPipeline", pivots: Tensor, guidance_scale: float, num_inner_steps: int, lr: float) -> None:
+    if pivots.ndim != 5 or len(pivots) < 2:
+        raise ValueError(f"pivots must have shape (T + 1, B, 4, h, w) with T >= 1, not {tuple(pivots.shape)}")
+    if guidance_scale == 1:
+        raise ValueError("guidance_scale must differ from 1 for null-text inversion: at 1 the null embedding has no effect")
+    if num_inner_steps < 1:
+        raise ValueError(f"num_inner_steps must be at least 1, not {num_inner_steps}")
+    if not lr > 0:
+        raise ValueError(f"lr must be positive, not {lr}")
+    if pipe.unet.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"pipe must be in float32 for null-text inversion, not {pipe.unet.dtype}: load it with dtype=torch.float32")
+
+
+def _check_finite(loss: Tensor, images: Iterable[int], where: str) -> None:
+    bad = [image for image, finite in zip(images, loss.isfinite().tolist(), strict=True) if not finite]
+    if bad:
+        raise RuntimeError(f"null-text inversion's loss is not finite at {where}, image {', '.join(map(str, bad))} of the batch")

@@ -1,0 +1,60 @@
+"""The paper's tables, as printed (`data/paper/*.yaml`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from . import paths
+
+ARROWS = {"down": "↓", "up": "↑"}
+
+
+@dataclass(frozen=True)
+class PaperMetric:
+    """A column: its heading, and whether lower ("down") or higher ("up") is better."""
+
+    label: str
+    direction: str
+
+    @property
+    def heading(self) -> str:
+        return f"{self.label} {ARROWS[self.direction]}"
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper: `rows` maps a row's label to its values, each the printed text, by metric."""
+
+    name: str
+    number: int
+    source: str
+    page: int
+    section: str
+    caption: str
+    model: str
+    items: str
+    row_heading: str
+    metrics: Mapping[str, PaperMetric]
+    rows: Mapping[str, Mapping[str, str]]
+
+    def decimals(self, metric: str) -> int:
+        """How many decimals the paper prints in this column; runs are shown with as many."""
+        return max(len(values[metric].partition(".")[2]) for values in self.rows.values())
+
+
+def load_paper_table(name: str, *, folder: Path = paths.PAPER) -> PaperTable:
+    """One of the paper's tables, "table1" to "table4". Raises ValueError for another name, or where a value is missing or no text."""
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise ValueError(f"name is {name!r}, but the paper's tables are {known}.")
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    metrics = {key: PaperMetric(**metric) for key, metric in content.pop("metrics").items()}
+    if wrong := [key for key, metric in metrics.items() if metric.direction not in ARROWS]:
+        raise ValueError(f"{file.name} gives {wrong[0]} the direction {metrics[wrong[0]].direction!r}, but it must be 'up' or 'down'.")
+    for label, values in content["rows"].items():
+        if list(values) != list(metrics) or not all(isinstance(value, str) for value in values.values()):
+            raise ValueError(f"{file.name} gives {label!r} the values {values}, but needs one text for each of {', '.join(metrics)}.")
+    return PaperTable(name=name, number=content.pop("table"), metrics=metrics, **content)

@@ -1,0 +1,48 @@
+"""A progress bar that leaves nothing behind: a tqdm bar in a terminal, one line updated in place in a notebook, silence elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+@contextmanager
+def progress_bar(description: str, *, total: int, initial: int = 0, enabled: bool = True) -> Iterator[Callable[[int], None]]:
+    """Yields `advance_to(done)`. In a notebook the line ends as "description: done of total": stored outputs carry no times."""
+    line = _NotebookLine() if enabled and _in_notebook() else None
+    disable = False if line else (None if enabled else True)  # tqdm: None = silent unless a terminal
+    with tqdm(desc=description, total=total, initial=initial, disable=disable, file=line, ncols=100 if line else None, leave=True) as bar:
+
+        def advance_to(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield advance_to
+    if line:
+        line.show(f"{description}: {bar.n} of {total}")
+
+
+def _in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel (found without importing IPython where it is not in use)."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
+
+
+class _NotebookLine:
+    """A text file for tqdm that shows the latest line in one display, updated in place (widgets would store megabytes of state)."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._display = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def show(self, text: str) -> None:
+        self._display.update({"text/plain": text}, raw=True)
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.show(text.strip())
+
+    def flush(self) -> None:
+        pass

@@ -1,0 +1,86 @@
+"""Where a number comes from: code, data, models, machine, versions, settings, time."""
+
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__, paths
+from .config import config_hash, plain
+from .runs import item_key
+
+PACKAGES = (
+    "torch torchvision diffusers transformers peft accelerate safetensors torchmetrics lpips scikit-image numpy scipy pillow".split()
+)  # those whose version can change a number
+
+
+def provenance(
+    *,
+    config: Any,
+    models: Mapping[str, str],
+    data_hash: str,
+    seed: int,
+    dtype: torch.dtype | str,
+    duration: float,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Everything a recorded number must carry, in JSON's types.
+
+    `config`: the resolved configuration (dataclass or dict). `models`: name -> fingerprint of the weights, adapters included. `data_hash`:
+    the function of this name says. `duration`: seconds that the computation took.
+    """
+    commit, dirty = revision()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "dirty": dirty,
+        "config": plain(config),
+        "config_hash": config_hash(config),
+        "models": dict(models),
+        "data_hash": data_hash,
+        "seed": seed,
+        "dtype": str(dtype).removeprefix("torch."),
+        "duration_seconds": round(float(duration), 1),
+        "machine": machine(device),
+        "python": platform.python_version(),
+        "versions": {"smoothlib": __version__} | {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def data_hash(items: Iterable[Any]) -> str:
+    """Hash of the items that a run used, content and order."""
+    return config_hash([item_key(item) for item in items])
+
+
+def revision(root: Path = paths.ROOT) -> tuple[str | None, bool | None]:
+    """Commit of the checkout, and whether tracked files differ from it; (None, None) outside a checkout."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, _git(root, "status", "--porcelain", "--untracked-files=no") != ""
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The processor's name and what torch uses of it; never a host or user name."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"device": device.type, "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,135 @@
+"""Reconstruction of real images (Sec. 4.3, Table 2): encode, invert, sample back, measure.
+
+Three procedures: the autoencoder alone (the upper bound), DDIM inversion replayed at a guidance scale, and null-text inversion.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .datasets import Item
+from .inversion import ddim_invert, null_text_inversion
+from .metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
+from .sampling import decode_latents, encode_images, encode_prompts, sample
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+KINDS = ("vae", "ddim", "nti")
+CONVENTIONS = {
+    "mse": "on [-1, 1], per image, then the mean",
+    "lpips": "AlexNet, v0.1, input in [-1, 1]",
+    "ssim": "Gaussian window 11 x 11, sigma 1.5, data range 2, borders cut",
+    "psnr": "data range 2, per image, then the mean",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of Table 2: a procedure, the guidance scale it samples with, and the adapter loaded into the model (None: the base model)."""
+
+    label: str
+    kind: str
+    guidance_scale: float = 1.0
+    adapter: str | None = None
+    paper_row: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind == "nti" and self.guidance_scale == 1:
+            raise ValueError("guidance_scale must differ from 1 for nti: at 1 the null embedding has no effect")
+
+
+def table2_methods(guidance_scale: float, adapters: Sequence[str] = (), null_text: bool = True) -> list[Method]:
+    """Table 2's rows for the base model and each adapter; DDIM at guidance 1 and at `guidance_scale`: the paper does not say which."""
+    methods = [Method("VAE reconstruction", "vae", paper_row="VAE Reconstruction")]
+    for adapter in (None, *adapters):
+        name = "Base" if adapter is None else adapter.capitalize()
+        paper = {None: "Stable Diff.", "smooth": "Smooth Diff."}.get(adapter)
+        row = {kind: f"{paper} + {kind}" if paper else None for kind in ("DDIM", "NTI")}
+        methods.append(Method(f"{name} + DDIM, guidance 1", "ddim", 1.0, adapter, row["DDIM"]))
+        if guidance_scale != 1:
+            methods.append(Method(f"{name} + DDIM, guidance {guidance_scale:g}", "ddim", guidance_scale, adapter, row["DDIM"]))
+            if null_text:
+                methods.append(Method(f"{name} + NTI, guidance {guidance_scale:g}", "nti", guidance_scale, adapter, row["NTI"]))
+    return methods
+
+
+def compared_pairs(methods: Sequence[Method]) -> list[tuple[str, str]]:
+    """The pairs of rows that the paper's claims are about: NTI against DDIM, each adapter against the base model, NTI against the VAE."""
+    by_key = {(m.kind, m.guidance_scale, m.adapter): m.label for m in methods}
+    pairs = []
+    for (kind, guidance_scale, adapter), label in by_key.items():
+        if kind == "nti":
+            pairs += [(label, by_key[other]) for other in (("ddim", guidance_scale, adapter), ("vae", 1.0, None)) if other in by_key]
+        if kind == "ddim" and guidance_scale != 1 and ("ddim", 1.0, adapter) in by_key:
+            pairs.append((by_key["ddim", 1.0, adapter], label))
+        if adapter and (kind, guidance_scale, None) in by_key:
+            pairs.append((label, by_key[kind, guidance_scale, None]))
+    return pairs
+
+
+def reconstruct(
+    pipe: "StableDiffusionPipeline",
+    images: Tensor,
+    prompts: list[str],
+    method: Method,
+    *,
+    num_inference_steps: int = 50,
+    num_inner_steps: int = 10,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Reconstruct a batch of images (B, 3, H, W) in [-1, 1] with their prompts.
+
+    Returns the reconstructions, alike, and facts per image (B,): for `nti` the optimiser steps taken and the last step's loss.
+    The pipeline must already carry `method.adapter`.
+    """
+    z0 = encode_images(pipe, images)
+    if method.kind == "vae":
+        return decode_latents(pipe, z0), {}
+    prompt_embeds = encode_prompts(pipe, prompts)
+    pivots = ddim_invert(pipe, z0, prompt_embeds, num_inference_steps=num_inference_steps)
+    arguments = dict(guidance_scale=method.guidance_scale, num_inference_steps=num_inference_steps)
+    if method.kind == "ddim":
+        return decode_latents(pipe, sample(pipe, pivots[-1], prompt_embeds, **arguments)), {}
+    found = null_text_inversion(pipe, pivots, prompt_embeds, guidance_scale=method.guidance_scale, num_inner_steps=num_inner_steps)
+    z = sample(pipe, pivots[-1], prompt_embeds, null_embeds=found.null_embeds, **arguments)
+    return decode_latents(pipe, z), {"inner_steps": found.inner_steps.sum(0), "last_loss": found.losses[-1]}
+
+
+class ReconstructionScores:
+    """Table 2's four metrics of each image."""
+
+    def __init__(self) -> None:
+        self.metrics = {
+            "mse": MeanSquaredError(),
+            "lpips": LearnedPerceptualImagePatchSimilarity(),
+            "ssim": StructuralSimilarity(),
+            "psnr": PeakSignalNoiseRatio(),
+        }
+
+    @torch.no_grad()
+    def __call__(self, reconstructions: Tensor, originals: Tensor) -> dict[str, Tensor]:
+        """Each metric's value per image, (B,); both arguments (B, 3, H, W) in [-1, 1]."""
+        return {name: metric.per_image(reconstructions.cpu(), originals.cpu()) for name, metric in self.metrics.items()}
+
+
+class Reconstruction:
+    """The procedure that `runs.run_items` calls: items in; per item the four metrics, the image (uint8, (3, H, W)) and facts out."""
+
+    def __init__(self, pipe: "StableDiffusionPipeline", method: Method, *, num_inference_steps: int, num_inner_steps: int = 10) -> None:
+        self.pipe, self.method = pipe, method
+        self.steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps)
+        self.scores = ReconstructionScores()
+
+    def __call__(self, items: list[Item]) -> list[Mapping[str, float | np.ndarray]]:
+        """Results of a batch of items, in order."""
+        originals = torch.stack([item.image for item in items])
+        images, facts = reconstruct(self.pipe, originals, [item.caption for item in items], self.method, **self.steps)
+        values = {**self.scores(images, originals), **facts}
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return [{"image": pixels[i], **{name: float(value[i]) for name, value in values.items()}} for i in range(len(items))]

@@ -1,0 +1,164 @@
+"""Records of runs: made with provenance, stored as JSON, shown beside the paper's numbers.
+
+    record = make_record("table2_recon", table="table2", model="mini", rows=..., items=..., pairs=..., provenance=provenance(...))
+    save_record(record, file)
+    comparison_table("table2", this_run=record)
+
+`python -m smoothlib.results show FILE` prints a stored record as text.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import paths
+from .config import plain
+from .paper import PaperTable, load_paper_table
+from .provenance import data_hash, provenance
+from .runs import atomic_write
+from .statistics import compare_rows, mean_interval
+from .tables import ComparisonTable, Record, paired_tests
+
+__all__ = [
+    "comparison_table", "data_hash", "glue", "load_paper_table", "load_record", "make_record", "paired_tests", "provenance", "recorded",
+    "save_record",
+]  # fmt: skip
+
+SCHEMA = 1
+KEYS = ("schema", "name", "table", "model", "items", "conventions", "rows", "comparisons", "provenance")
+
+
+def make_record(
+    name: str,
+    *,
+    table: str,
+    model: str,
+    items: Sequence[str],
+    rows: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]],
+    provenance: Mapping[str, Any],
+    paper_rows: Mapping[str, str] | None = None,
+    conventions: Mapping[str, str] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A result in JSON's types: per-item values with means and 95 % intervals, and paired tests between rows.
+
+    `rows`: row label -> metric -> one value per item, in the order of `items` (their ids); metrics are those of the paper's `table`.
+    `paper_rows`: row label -> label of the paper's row that it answers to. `conventions`: metric -> range, window, network.
+    `pairs`: rows to compare, one Holm family; `model`: what it was measured on, in words; `seed`: of the bootstrap.
+    """
+    paper = load_paper_table(table)
+    paper_rows = dict(paper_rows or {})
+    _check_rows(rows, len(items), paper, paper_rows)
+    measured = {
+        label: {
+            "paper_row": paper_rows.get(label),
+            "metrics": {
+                metric: asdict(mean_interval(values, seed=seed)) | {"values": np.asarray(values, dtype=float)}
+                for metric, values in metrics.items()
+            },
+        }
+        for label, metrics in rows.items()
+    }
+    comparisons = [asdict(comparison) for comparison in compare_rows(rows, pairs, seed=seed)]
+    content = (SCHEMA, name, table, model, list(items), dict(conventions or {}), measured, comparisons, dict(provenance))
+    return plain(dict(zip(KEYS, content, strict=True)), "record")
+
+
+def _check_rows(rows: Mapping[str, Mapping[str, Any]], n: int, paper: PaperTable, paper_rows: Mapping[str, str]) -> None:
+    for label, metrics in rows.items():
+        for metric, values in metrics.items():
+            if metric not in paper.metrics:
+                raise ValueError(f"rows[{label!r}] has the metric {metric!r}, but {paper.name}'s metrics are {', '.join(paper.metrics)}.")
+            if len(values) != n:
+                raise ValueError(f"rows[{label!r}][{metric!r}] has {len(values)} values, but there are {n} items.")
+    for label, paper_row in paper_rows.items():
+        if label not in rows or paper_row not in paper.rows:
+            known = f"rows are {', '.join(map(repr, rows))} and {paper.name}'s are {', '.join(map(repr, paper.rows))}"
+            raise ValueError(f"paper_rows maps {label!r} to {paper_row!r}, but the {known}.")
+
+
+def save_record(record: Record, file: str | Path) -> Path:
+    """Write a record as JSON, atomically. Raises ValueError where it holds NaN or something that JSON has not, saying where."""
+    file = Path(file)
+    text = json.dumps(plain(record, "record"), indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(file, (text + "\n").encode())
+    return file
+
+
+def load_record(file: str | Path) -> dict[str, Any]:
+    """Read a record. Raises FileNotFoundError, or ValueError for a file that is not a record of this schema."""
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no record {file}.")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from None
+    missing = [key for key in KEYS if key not in record] if isinstance(record, dict) else list(KEYS)
+    if missing or record["schema"] != SCHEMA:
+        reason = f"lacks {', '.join(missing)}" if missing else f"has schema {record['schema']}"
+        raise ValueError(f"{file} {reason}, but must be a record of schema {SCHEMA}.")
+    return record
+
+
+def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | None:
+    """The repository's record of this name, or None where none has been made."""
+    file = folder / f"{name}.json"
+    return load_record(file) if file.is_file() else None
+
+
+def comparison_table(table: str, *, this_run: Record | None = None, recorded: Record | None = None) -> ComparisonTable:
+    """Paper, recorded and this run in one table; see `ComparisonTable`."""
+    for record in (this_run, recorded):
+        if record is not None and record["table"] != table:
+            raise ValueError(f"table is {table!r}, but the record {record['name']} is of {record['table']!r}.")
+    return ComparisonTable(load_paper_table(table), recorded=recorded, this_run=this_run)
+
+
+def glue(name: str, value: float | int | str) -> None:
+    """Make a number or text of this notebook quotable in the book's prose; does nothing where myst_nb is not installed (Colab).
+
+    Numbers are glued as Python floats: NumPy's scalars would render blank.
+    """
+    if not isinstance(value, str):
+        value = float(value)
+    try:
+        from myst_nb import glue as myst_glue
+    except ImportError:
+        return
+    myst_glue(name, value, display=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`show FILE`: print a record's comparison table and paired tests."""
+    parser = argparse.ArgumentParser(prog="python -m smoothlib.results", description="Records of runs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="print a record beside the paper's numbers")
+    show.add_argument("file", type=Path, help="a record (.json)")
+    show.add_argument("--markdown", action="store_true", help="print the table alone, as Markdown")
+    options = parser.parse_args(arguments)
+    try:
+        record = load_record(options.file)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    table = comparison_table(record["table"], this_run=record, recorded=recorded(record["name"]))
+    if options.markdown:
+        print(table.markdown())
+        return 0
+    print(table)
+    if record["comparisons"]:
+        print("\nPaired over images, Wilcoxon signed rank:")
+        print(paired_tests(record, table.paper).to_string(index=False, justify="left"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Guided sampling from given noise (Eq. 3, 5), with per-step null embeddings and the prompt switch of Eq. 15.
+
+The loop is `StableDiffusionPipeline.__call__` laid open: same scheduler, same guidance, every x_t yielded. Text embeddings, conditional or null,
+may be given in three forms; a batch of 1 stands for the same embedding for every image:
+
+- `(B, L, D)`: one embedding for all steps;
+- `(T, B, L, D)`: one per step, in sampling order (index 0 belongs to the noisiest step);
+- a callable `i -> (B, L, D)` of the step index.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .diffusion import set_timesteps
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+Embeds = Tensor | Callable[[int], Tensor]
+
+
+@torch.no_grad()
+def encode_prompts(pipe: "StableDiffusionPipeline", prompts: list[str]) -> Tensor:
+    """Text embeddings xi of Eq. 5: (B, L, D) for B prompts; the empty prompt gives the plain null embedding."""
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts must be a list of at least one prompt, not {prompts!r}")
+    return pipe.encode_prompt(list(prompts), pipe.unet.device, 1, False)[0]
+
+
+@torch.no_grad()
+def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
+    """z0 = E(x0) (Eq. 16): the posterior's mode times the VAE's scaling factor.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1]; H and W divisible by the VAE's downsampling factor f.
+
+    Returns:
+        (B, 4, H/f, W/f).
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
+    factor = pipe.vae_scale_factor
+    if images.shape[2] % factor or images.shape[3] % factor:
+        raise ValueError(f"images must have a height and width divisible by {factor}, not {tuple(images.shape[2:])}")
+    if not images.is_floating_point() or images.abs().max() > 1 + 1e-3:
+        raise ValueError(f"images must be floating-point in [-1, 1], not {images.dtype} from {images.min():.4g} to {images.max():.4g}")
+    images = images.to(pipe.vae.device, pipe.vae.dtype)
+    return pipe.vae.encode(images).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode_latents(pipe: "StableDiffusionPipeline", z: Tensor) -> Tensor:
+    """x0 = D(z0) (Eq. 16): images (B, 3, H, W) in [-1, 1], float32, from latents (B, 4, h, w)."""
+    z = z.to(pipe.vae.device, pipe.vae.dtype)
+    return pipe.vae.decode(z / pipe.vae.config.scaling_factor, return_dict=False)[0].float().clamp(-1, 1)
+
+
+def predict_noise(
+    unet: torch.nn.Module,
+    x_t: Tensor,
+    t: Tensor | int,
+    prompt_embeds: Tensor,
+    null_embeds: Tensor | None = None,
+    guidance_scale: float = 1.0,
+) -> Tensor:
+    """Classifier-free guidance (Eq. 5): e_null + w (e_cond - e_null), both from one batched call of the network.
+
+    `x_t` (B, 4, h, w), embeddings (B, L, D). At w = 1 the null embedding has no weight and is not evaluated. Differentiable.
+    """
+    if guidance_scale == 1:
+        return unet(x_t, t, encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+    both = torch.cat([null_embeds, prompt_embeds])  # (2B, L, D), the pipeline's order
+    e_null, e_cond = unet(torch.cat([x_t, x_t]), t, encoder_hidden_states=both, return_dict=False)[0].chunk(2)
+    return e_null + guidance_scale * (e_cond - e_null)
+
+
+def sample_steps(
+    pipe: "StableDiffusionPipeline",
+    latents: Tensor,
+    prompt_embeds: Embeds,
+    *,
+    guidance_scale: float,
+    null_embeds: Embeds | None = None,
+    num_inference_steps: int = 50,
+    first_step: int = 0,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """Backward diffusion (Eq. 3) with the pipeline's scheduler: yields x_{T-1}, ..., x_0, each (B, 4, h, w).
+
+    Args:
+        latents: x_T, unit Gaussian noise or an inverted latent, (B, 4, h, w); with `first_step` k > 0, the noisy latents after k steps.
+        prompt_embeds: conditional embeddings in any form of the module's docstring.
+        guidance_scale: w of Eq. 5; 1 means conditional only. (The pipeline itself also treats values below 1 as 1; this loop does not.)
+        null_embeds: null embeddings in any form; None for the plain empty prompt.
+        num_inference_steps: T.
+        first_step: index of the first step to run.
+        eta, generator: DDIM's stochasticity; eta > 0 needs a generator.
+    """
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # a fresh one: some schedulers carry state between steps
+    timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)
+    if not 0 <= first_step < num_inference_steps:
+        raise ValueError(f"first_step must be from 0 to num_inference_steps - 1 = {num_inference_steps - 1}, not {first_step}")
+    if eta > 0 and generator is None:
+        raise ValueError(f"generator must be given when eta > 0 (eta is {eta})")
+    if null_embeds is None and guidance_scale != 1:
+        null_embeds = encode_prompts(pipe, [""])
+    for name, embeds in (("prompt_embeds", prompt_embeds), ("null_embeds", null_embeds)):
+        check_embeds(name, embeds, num_inference_steps, len(latents))
+    x = latents.to(pipe.unet.device, pipe.unet.dtype)
+    if first_step == 0:
+        x = x * scheduler.init_noise_sigma
+    elif hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first_step)
+    step_arguments = pipe.prepare_extra_step_kwargs(generator, eta)
+
+    @torch.no_grad()
+    def steps(x: Tensor) -> Iterator[Tensor]:
+        for i in range(first_step, num_inference_steps):
+            t = timesteps[i]
+            cond = embeds_at(prompt_embeds, i, len(x)).to(x)
+            null = None if guidance_scale == 1 else embeds_at(null_embeds, i, len(x)).to(x)
+            e = predict_noise(pipe.unet, scheduler.scale_model_input(x, t), t, cond, null, guidance_scale)
+            x = scheduler.step(e, t, x, **step_arguments, return_dict=False)[0]
+            yield x
+
+    return steps(x)
+
+
+def sample(pipe: "StableDiffusionPipeline", latents: Tensor, prompt_embeds: Embeds, **arguments: Any) -> Tensor:
+    """Backward diffusion to the end: z0, (B, 4, h, w). Takes the arguments of `sample_steps` and returns its last latent."""
+    z = latents
+    for z in sample_steps(pipe, latents, prompt_embeds, **arguments):  # noqa: B007 - only the last is kept
+        pass
+    return z
+
+
+def prompt_switch(source_embeds: Tensor, target_embeds: Tensor, *, ratio: float, num_inference_steps: int) -> Callable[[int], Tensor]:
+    """Prompt switch (Eq. 15): the source prompt while t > T r, the target prompt once t <= T r, counting t = T, ..., 1.
+
+    `ratio` is r in [0, 1]; T r steps use the target, rounded down after floating-point noise is removed (.7 of 50 is 35, not 34.99...).
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must be from 0 to 1, not {ratio}")
+    source_steps = num_inference_steps - math.floor(num_inference_steps * ratio + 1e-9)
+    return lambda i: source_embeds if i < source_steps else target_embeds
+
+
+def pipeline_arguments(prompt_embeds: Embeds, null_embeds: Embeds, *, batch_size: int | None = None) -> dict[str, Any]:
+    """Arguments that make `StableDiffusionPipeline` replay per-step embeddings: `pipe(latents=x_T, **pipeline_arguments(...))`.
+
+    The pipeline calls `callback_on_step_end` after a step, so step 0's embeddings go in as arguments and the callback sets those of step
+    i + 1. `batch_size` is needed only where a batch of 1 stands for several images. The result equals `sample` at guidance_scale >= 1.
+    """
+    first = prompt_embeds(0) if callable(prompt_embeds) else prompt_embeds
+    batch_size = batch_size or max(first.shape[-3], 1 if callable(null_embeds) else null_embeds.shape[-3])
+
+    def replay(pipe: "StableDiffusionPipeline", i: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if i + 1 == pipe.num_timesteps:
+            return {}
+        cond = embeds_at(prompt_embeds, i + 1, batch_size)
+        if not pipe.do_classifier_free_guidance:
+            return {"prompt_embeds": cond}
+        return {"prompt_embeds": torch.cat([embeds_at(null_embeds, i + 1, batch_size), cond])}
+
+    return {
+        "prompt_embeds": embeds_at(prompt_embeds, 0, batch_size),
+        "negative_prompt_embeds": embeds_at(null_embeds, 0, batch_size),
+        "callback_on_step_end": replay,
+        "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+    }
+
+
+def embeds_at(embeds: Embeds, i: int, batch_size: int) -> Tensor:
+    """The embeddings of step i, (B, L, D), from any of the three forms."""
+    now = embeds(i) if callable(embeds) else embeds[i] if embeds.ndim == 4 else embeds
+    return now.expand(batch_size, -1, -1)
+
+
+def check_embeds(name: str, embeds: Embeds | None, num_inference_steps: int, batch_size: int) -> None:
+    """Raise unless `embeds` has one of the three forms for T steps and B images (a callable is taken at its word; None is absent)."""
+    if embeds is None or callable(embeds):
+        return
+    steps_fit = embeds.ndim == 3 or (embeds.ndim == 4 and embeds.shape[0] == num_inference_steps)
+    if not steps_fit or embeds.shape[-3] not in (1, batch_size):
+        raise ValueError(
+            f"{name} must have shape ({batch_size} or 1, L, D) or ({num_inference_steps}, {batch_size} or 1, L, D), not {tuple(embeds.shape)}"
+        )

@@ -1,0 +1,117 @@
+"""The one comparison table: what the paper printed, what the repository recorded, and what this run measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from .paper import PaperTable
+
+Record = Mapping[str, Any]
+INDEX = ("Method", "Source")
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """A paper table with the measured rows under the printed row that they answer to: HTML in notebooks, text in `print`.
+
+    Values of different models are put under each other, never subtracted: what is compared is the order of the rows and their ratios.
+    """
+
+    paper: PaperTable
+    recorded: Record | None = None
+    this_run: Record | None = None
+
+    def dataframe(self) -> pd.DataFrame:
+        """Cells as text: as printed for the paper, "mean [low, high]" with as many decimals for runs. Index: method, source."""
+        lines = []
+        for label, values in self.paper.rows.items():
+            lines.append(((label, "Paper"), [values[metric] for metric in self.paper.metrics]))
+            lines += self._measured(label)
+        lines += self._measured(None)
+        index = pd.MultiIndex.from_tuples([key for key, _ in lines], names=INDEX)
+        headings = [metric.heading for metric in self.paper.metrics.values()]
+        return pd.DataFrame([cells for _, cells in lines], index=index, columns=headings)
+
+    def _records(self) -> dict[str, Record]:
+        records = {"Recorded": self.recorded, "This run": self.this_run}
+        return {source: record for source, record in records.items() if record is not None}
+
+    def _measured(self, paper_row: str | None) -> list[tuple[tuple[str, str], list[str]]]:
+        records = self._records()
+        labels = dict.fromkeys(label for record in reversed(records.values()) for label in record["rows"])
+        return [
+            ((label, source), [self._cell(record["rows"][label]["metrics"].get(metric), metric) for metric in self.paper.metrics])
+            for label in labels
+            for source, record in records.items()
+            if label in record["rows"] and record["rows"][label].get("paper_row") == paper_row
+        ]
+
+    def _cell(self, interval: Mapping[str, Any] | None, metric: str) -> str:
+        if interval is None:
+            return "–"
+        mean, low, high = (f"{interval[key]:.{self.paper.decimals(metric)}f}" for key in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
+
+    def notes(self) -> list[str]:
+        """What each source is, one sentence a source, and in which settings this run differs from the recorded one."""
+        paper = self.paper
+        notes = [f"Paper: Table {paper.number} of {paper.source} (page {paper.page}, Sec. {paper.section}); {paper.model}; {paper.items}."]
+        notes += [f"{source}: {_origin(record)}" for source, record in self._records().items()]
+        if self.recorded is not None and self.this_run is not None:
+            notes += _differences(self.recorded["provenance"]["config"], self.this_run["provenance"]["config"])
+        if self._records():
+            notes.append("Runs: mean over images [95 % interval]. Other models or images: compare the order of the rows, not the values.")
+        return notes
+
+    def __str__(self) -> str:
+        return "\n".join([self.dataframe().reset_index().to_string(index=False, justify="left"), "", *self.notes()])
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{_escape(note)}</li>" for note in self.notes())
+        table = self.dataframe().to_html(classes="comparison", border=0, justify="left")
+        return f'<div class="comparison">{table}<ul>{notes}</ul></div>'
+
+    def markdown(self) -> str:
+        """The table without notes, for a README."""
+        frame = self.dataframe().reset_index()
+        rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def paired_tests(record: Record, paper: PaperTable) -> pd.DataFrame:
+    """The record's paired comparisons: difference of means with its interval, and Holm's p-value over the whole family."""
+    rows = []
+    for test in record["comparisons"]:
+        metric, difference = paper.metrics[test["metric"]], test["difference"]
+        mean, low, high = (f"{difference[key]:+.{paper.decimals(test['metric'])}f}" for key in ("mean", "low", "high"))
+        shown = test["p_adjusted"] < 0.05 and not difference["low"] <= 0 <= difference["high"]
+        first = (difference["mean"] < 0) == (metric.direction == "down")
+        verdict = ("first better" if first else "second better") if shown else "no difference shown"
+        rows.append([test["a"], test["b"], metric.heading, f"{mean} [{low}, {high}]", _p_value(test["p_adjusted"]), verdict])
+    return pd.DataFrame(rows, columns=["First", "Second", "Metric", "First - second", "p (Holm)", "At 5 %"])
+
+
+def _p_value(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _origin(record: Record) -> str:
+    made = record["provenance"]
+    machine = made["machine"]
+    commit = "no commit" if made["commit"] is None else made["commit"][:10] + (" with changes" if made["dirty"] else "")
+    where = f"{machine['name']}, {machine['threads']} threads, {made['dtype']}, {made['duration_seconds'] / 60:.1f} minutes"
+    return f"{record['model']}; n = {len(record['items'])}; {made['date'][:10]}, {commit}; {where}."
+
+
+def _differences(recorded: Mapping[str, Any], this_run: Mapping[str, Any]) -> list[str]:
+    names = [name for name in dict.fromkeys([*recorded, *this_run]) if recorded.get(name) != this_run.get(name)]
+    if not names:
+        return []
+    changes = ", ".join(f"{name} = {this_run.get(name)!r} (recorded {recorded.get(name)!r})" for name in names)
+    return [f"This run's settings differ from the recorded ones: {changes}."]
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

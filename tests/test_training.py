@@ -1,0 +1,176 @@
+"""The training loop: resume after a kill ends in the same weights, settings are checked, a diverging run stops with the facts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from smoothlib import paths
+from smoothlib.objectives import OBJECTIVES, Objective
+from smoothlib.training import ExponentialMovingAverage, Trainer, TrainingConfig, learning_rate_at, load_config, step_indices
+
+SETTINGS = dict(objective="autoencoder", export_to="test", steps=12, batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=3)
+
+
+class Regression(Objective):
+    """A small network that fits noisy targets; the noise comes from the step's generator."""
+
+    def __init__(self, diverge_at: int | None = None):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.inputs = torch.randn(30, 6, generator=generator)
+        torch.manual_seed(3)
+        self.network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+        self.diverge_at, self.calls = diverge_at, 0
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def forward(self, indices, generator):
+        self.calls += 1
+        noise = torch.randn(len(indices), 2, generator=generator)
+        loss = (self.network(self.inputs[indices]) - noise).square().mean()
+        if self.diverge_at is not None and self.calls > self.diverge_at:
+            loss = loss * float("nan")
+        return loss, {"noise": noise.mean()}
+
+
+def trainer(tmp_path, monkeypatch, objective=None, **changes):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    return Trainer(objective or Regression(), TrainingConfig(**{"name": "toy", **SETTINGS, **changes}))
+
+
+def weights(objective):
+    return torch.cat([p.detach().flatten() for p in objective.parameters()])
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resumed_run_ends_in_the_same_weights_bit_for_bit(tmp_path, monkeypatch, stop):
+    whole = trainer(tmp_path / "whole", monkeypatch)
+    whole.run()
+    first = trainer(tmp_path / "parts", monkeypatch)
+    first.run(stop_after=stop)
+    second = trainer(tmp_path / "parts", monkeypatch)
+    assert second.step == stop
+    second.run()
+    assert torch.equal(weights(whole.objective), weights(second.objective))
+    assert all(torch.equal(a, b) for a, b in zip(whole.average.averages, second.average.averages, strict=True))
+    lines = [json.loads(line) for line in second.log.read_text().splitlines()]
+    assert lines[-1]["step"] == 12
+    assert len({line["step"] for line in lines}) == len(lines)
+
+
+def test_kill_minus_nine_then_resume_equals_an_unbroken_run(tmp_path, monkeypatch):
+    script = textwrap.dedent(
+        """
+        import sys, time, pathlib
+        sys.path[:0] = [sys.argv[2], sys.argv[3]]
+        from smoothlib import paths
+        paths.RUNS = pathlib.Path(sys.argv[1])
+        from test_training import Regression, SETTINGS
+        from smoothlib.training import Trainer, TrainingConfig
+        t = Trainer(Regression(), TrainingConfig(**{"name": "toy", **SETTINGS, "steps": 400, "checkpoint_minutes": 1e-9}))
+        step = t.optimiser_step
+        def slow():
+            time.sleep(0.02)
+            return step()
+        t.optimiser_step = slow
+        t.run()
+        """
+    )
+    arguments = [sys.executable, "-c", script, str(tmp_path), str(paths.ROOT), str(paths.ROOT / "tests")]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    checkpoint = tmp_path / "training" / "toy" / "checkpoint.pt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = trainer(tmp_path, monkeypatch, steps=400)
+    assert 0 < resumed.step < 400
+    resumed.run()
+    whole = trainer(tmp_path / "whole", monkeypatch, steps=400)
+    whole.run()
+    assert torch.equal(weights(whole.objective), weights(resumed.objective))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, monkeypatch):
+    trainer(tmp_path, monkeypatch).run(stop_after=2)
+    with pytest.raises(ValueError, match="other settings of learning_rate"):
+        trainer(tmp_path, monkeypatch, learning_rate=2e-2)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path, monkeypatch):
+    run = trainer(tmp_path, monkeypatch, objective=Regression(diverge_at=4), checkpoint_minutes=1e-9)
+    with pytest.raises(FloatingPointError, match=r"at step 4 of toy; the last good checkpoint is .*checkpoint\.pt"):
+        run.run()
+    assert torch.isfinite(weights(run.objective)).all()
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 4
+
+
+def test_gradient_accumulation_sums_the_same_gradient(tmp_path, monkeypatch):
+    class NoNoise(Regression):
+        def forward(self, indices, generator):
+            return (self.network(self.inputs[indices]) - 1).square().mean(), {}
+
+    one = trainer(tmp_path / "a", monkeypatch, objective=NoNoise())
+    one.run()
+    two = trainer(tmp_path / "b", monkeypatch, objective=NoNoise(), batch_size=2, gradient_accumulation_steps=2)
+    two.run()
+    torch.testing.assert_close(weights(one.objective), weights(two.objective), rtol=1e-4, atol=1e-6)
+
+
+def test_every_epoch_visits_every_example_once():
+    seen = torch.cat([step_indices(30, 4, seed=1, step=s) for s in range(15)])
+    assert sorted(seen[:30].tolist()) == list(range(30)) == sorted(seen[30:].tolist())
+    assert not torch.equal(seen[:30], seen[30:])
+
+
+def test_average_of_constant_parameters_is_the_constant_and_moves_as_declared():
+    p = nn.Parameter(torch.zeros(3))
+    average = ExponentialMovingAverage([p], decay=0.9)
+    with torch.no_grad():
+        p.fill_(1.0)
+    average.update(step=0)  # decay 1/10 at the first step
+    torch.testing.assert_close(average.averages[0], torch.full((3,), 0.9))
+    average.update(step=10_000)  # decay .9
+    torch.testing.assert_close(average.averages[0], torch.full((3,), 0.91))
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainingConfig(**{"name": "x", **SETTINGS, "steps": 1000, "warmup_steps": 10, "final_learning_rate": 0.1})
+    assert learning_rate_at(config, 0) == pytest.approx(1e-3, rel=1e-3)
+    assert learning_rate_at(config, 9) == pytest.approx(1e-2, rel=1e-3)
+    assert learning_rate_at(config, 1000) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(objective="gan"), "objective must be one of"),
+        (dict(steps=0), "steps must be at least 1"),
+        (dict(ema_decay=1.0), "ema_decay must lie in"),
+        (dict(mixed_precision="int8"), "mixed_precision must be"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**{"name": "x", **SETTINGS, **change})
+
+
+def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp_path):
+    for path in sorted((paths.CONFIGS / "training").glob("*.yaml")):
+        assert load_config(path).objective in OBJECTIVES
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: x\nlearningrate: 1\n")
+    with pytest.raises(ValueError, match="unknown training setting 'learningrate'"):
+        load_config(bad)

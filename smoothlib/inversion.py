@@ -87,13 +87,14 @@ def null_text_inversion(
     """Null-text inversion (Eq. 19; Mokady et al. 2023): one null embedding per step that keeps guided sampling on the pivots.
 
     Starting at z_T = z*_T with the plain null embedding, at step i = 0, ..., T - 1 (from noise down) minimise over the null embedding
-    `mean (DDIM(z_t, e_null + w (e_cond - e_null)) - z*_{t-1})^2`, starting from the previous step's optimum with a fresh Adam of learning rate
-    `lr (1 - i/100)`; stop an image after the update whose loss was below `tolerance + tolerance_growth i`; then advance z_t with what was found.
-    Beyond 100 steps, which the released schedule does not foresee, the learning rate stays at step 99's `lr / 100` instead of turning negative.
+    `mean (DDIM(z_t, e_null + w (e_cond - e_null)) - z*_{t-1})^2`, from the previous step's optimum on, with a fresh Adam of learning rate
+    `lr (1 - i/100)`; stop an image after the update whose loss was below `tolerance + tolerance_growth i`; then advance z_t with what was
+    found. Beyond 100 steps, which the released schedule does not foresee, the learning rate stays at step 99's `lr / 100` instead of
+    turning negative.
 
-    Images are independent: each has its own loss and its own stop, and an image that has stopped leaves the batch that is evaluated. The result
-    equals that of one image at a time. `shared=True` finds a single null embedding per step for the whole batch (Eq. 20): the loss and its
-    threshold are those of the sum over images, as in the interpolation of two real images.
+    Images are independent: each has its own loss and its own stop, and an image that has stopped leaves the batch that is evaluated. The
+    result equals that of one image at a time. `shared=True` finds a single null embedding per step for the whole batch (Eq. 20): loss and
+    threshold are then those of the sum over images, as for the interpolation between two real images.
 
     Args:
         pivots: (T + 1, B, 4, h, w) from `ddim_invert` with the same prompts at guidance 1; T is taken from it.

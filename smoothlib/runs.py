@@ -79,8 +79,8 @@ def run_items(
 
 def run_folder(name: str, config: Mapping[str, Any], *, root: str | Path = paths.RUNS) -> Path:
     """Where the results of this name and configuration lie."""
-    if not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", name):
-        raise ValueError(f"name is {name!r}, but must be a plain folder name of letters, digits and . + - _.")
+    if not re.fullmatch(r"\w[\w .,+=()-]*(/\w[\w .,+=()-]*)*", name):
+        raise ValueError(f"name is {name!r}, but must be a folder name of letters, digits, spaces and . , + = ( ) - _.")
     return Path(root) / name / config_hash(config)
 
 

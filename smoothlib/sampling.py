@@ -1,7 +1,7 @@
 """Guided sampling from given noise (Eq. 3, 5), with per-step null embeddings and the prompt switch of Eq. 15.
 
-The loop is `StableDiffusionPipeline.__call__` laid open: same scheduler, same guidance, every x_t yielded. Text embeddings, conditional or null,
-may be given in three forms; a batch of 1 stands for the same embedding for every image:
+The loop is `StableDiffusionPipeline.__call__` laid open: same scheduler, same guidance, every x_t yielded. Text embeddings, conditional
+or null, may be given in three forms; a batch of 1 stands for the same embedding for every image:
 
 - `(B, L, D)`: one embedding for all steps;
 - `(T, B, L, D)`: one per step, in sampling order (index 0 belongs to the noisiest step);
@@ -187,6 +187,5 @@ def check_embeds(name: str, embeds: Embeds | None, num_inference_steps: int, bat
         return
     steps_fit = embeds.ndim == 3 or (embeds.ndim == 4 and embeds.shape[0] == num_inference_steps)
     if not steps_fit or embeds.shape[-3] not in (1, batch_size):
-        raise ValueError(
-            f"{name} must have shape ({batch_size} or 1, L, D) or ({num_inference_steps}, {batch_size} or 1, L, D), not {tuple(embeds.shape)}"
-        )
+        one_step = f"{batch_size} or 1, L, D"
+        raise ValueError(f"{name} must have shape ({one_step}) or ({num_inference_steps}, {one_step}), not {tuple(embeds.shape)}")

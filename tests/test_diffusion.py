@@ -57,7 +57,7 @@ def test_half_precision_keeps_its_dtype():
 
 def test_bad_input_is_named():
     x = noise(*SHAPE)
-    with pytest.raises(ValueError, match="prediction_type must be .* not 'velocity'"):
+    with pytest.raises(ValueError, match=r"prediction_type must be .* not 'velocity'"):
         predict_x0(x, x, 0.5, "velocity")
     with pytest.raises(ValueError, match="alpha_bar_t must be one number or one per sample"):
         predict_x0(x, x, ALPHA_BAR[:2])

@@ -178,13 +178,25 @@ def test_bad_arguments_are_named_before_any_work(tmp_path):
     procedure = Counted()
     with pytest.raises(ValueError, match="batch_size is 0, but must be at least 1"):
         run(make_items(1), procedure, tmp_path, batch_size=0)
-    with pytest.raises(ValueError, match=r"name is '\.\./x', but must be a plain folder name"):
+    with pytest.raises(ValueError, match=r"name is '\.\./x', but must be a folder name"):
         run_items(make_items(1), procedure, name="../x", config={}, root=tmp_path)
     with pytest.raises(ValueError, match=r"config\['scale'\] is nan"):
         run(make_items(1), procedure, tmp_path, config={"scale": float("nan")})
     assert procedure.batches == [] and list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="returned 1 results for 2 items"):
         run(make_items(2), lambda items: [{"x": 1}], tmp_path, batch_size=2)
+
+
+@pytest.mark.parametrize("name", ["table2_recon/Base + DDIM, guidance 1", "quality/generated 7.5", "lambda=0.1 (rank 8)"])
+def test_row_labels_may_be_names(tmp_path, name):
+    assert run_items(make_items(1), squares, name=name, config={}, root=tmp_path, progress=False) == [{"square": 0.0}]
+    assert len(list((tmp_path / name).glob("*/*.npz"))) == 1
+
+
+@pytest.mark.parametrize("name", ["", "/x", "x/../y", ".hidden", "a\\b", "a:b"])
+def test_other_names_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="but must be a folder name"):
+        run_folder(name, {}, root=tmp_path)
 
 
 def test_a_process_pool_gives_the_same_results_in_order(tmp_path):

@@ -1,5 +1,6 @@
 """The sampling loop against StableDiffusionPipeline, with plain, per-step and switched embeddings."""
 
+import itertools
 import math
 
 import pytest
@@ -72,14 +73,13 @@ def test_stochastic_ddim_equals_the_pipeline_from_the_same_generator(pipe):
 
 def test_per_step_nulls_equal_their_replay_through_the_pipelines_callback(pipe):
     embeds, nulls = encode_prompts(pipe, PROMPTS), per_step_nulls(pipe)
-    ours = sample(pipe, X_T, embeds, null_embeds=nulls, guidance_scale=7.5, num_inference_steps=T)
+    settings = dict(guidance_scale=7.5, num_inference_steps=T)
+    ours = sample(pipe, X_T, embeds, null_embeds=nulls, **settings)
     assert torch.equal(ours, through_pipeline(pipe, 7.5, **pipeline_arguments(embeds, nulls)))
     for step in (0, T - 1):  # both ends matter: step 0 goes in as an argument, the last one through the callback
         changed = nulls.clone()
         changed[step] += 0.5
-        assert not torch.allclose(
-            ours, sample(pipe, X_T, embeds, null_embeds=changed, guidance_scale=7.5, num_inference_steps=T), atol=1e-3
-        )
+        assert not torch.allclose(ours, sample(pipe, X_T, embeds, null_embeds=changed, **settings), atol=1e-3)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
@@ -129,7 +129,7 @@ def test_ideal_gaussian_denoiser_scales_the_noise_by_the_product_of_cosines(pipe
     alpha_bar = sd_scheduler().alphas_cumprod.double()
     monkeypatch.setattr(pipe.unet, "forward", lambda x, t, **_: ((1 - alpha_bar[int(t)]).sqrt().float() * x,))
     angles = [math.acos(math.sqrt(alpha_bar[t])) for t in (801, 601, 401, 201, 1, 0)]
-    factor = math.prod(math.cos(high - low) for high, low in zip(angles, angles[1:], strict=False))
+    factor = math.prod(math.cos(high - low) for high, low in itertools.pairwise(angles))
     z0 = sample(pipe, X_T, torch.zeros(1, 16, 16), guidance_scale=1.0, num_inference_steps=T)
     torch.testing.assert_close(z0, factor * X_T, rtol=1e-5, atol=1e-6)
 

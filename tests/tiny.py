@@ -28,7 +28,9 @@ def tiny_pipeline(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDi
             requires_safety_checker=False,
         )
     for module in (pipe.vae, pipe.text_encoder, pipe.unet):
-        module.eval().requires_grad_(False).to(dtype)
+        module.eval().requires_grad_(False)
+        if dtype != torch.float32:  # diffusers warns about every cast
+            module.to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -1,0 +1,82 @@
+# Two commands: `make reproduce` and `make test`. Both build .venv first; they need only Python 3.11-3.13 (with venv) and make.
+#
+#   make env             the environment in .venv, exact versions from constraints.txt
+#   make reproduce       run notebooks/table2_recon.ipynb as it stands; print its table and where the results lie
+#   make table2_recon    run one notebook (any of notebooks/): make table2_recon PRESET=sd15 ARGS="-p num_images 8"
+#   make test            lint, book, unit tests, notebooks with the settings of configs/smoke
+#   make book            the pages, in _build/html
+#   make clean           remove what these made, except .venv and runs (per-item results, reused by the next run)
+#
+# PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NOTEBOOKS := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/*.ipynb))
+OPEN ?= $(if $(CI),,$(if $(filter Darwin,$(shell uname)),open,$(if $(DISPLAY)$(WAYLAND_DISPLAY),xdg-open)))
+STRIP := --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill"
+
+# The kernel of this environment, whatever kernels the user has; no pip notices among the results.
+export JUPYTER_PREFER_ENV_PATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help env reproduce test lint unit notebooks book strip clean $(NOTEBOOKS)
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"PYTHON is {v.major}.{v.minor}, but must be 3.11, 3.12 or 3.13")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,test,dev]'
+	@touch $@
+
+$(NOTEBOOKS): env
+	@mkdir -p out
+	$(BIN)/papermill notebooks/$@.ipynb out/$@.ipynb --cwd notebooks $(if $(PRESET),-f configs/$(PRESET)/$@.yaml) $(ARGS)
+	$(BIN)/jupyter-nbconvert --log-level WARN --to html --template offline --TemplateExporter.extra_template_basedirs=book/_templates out/$@.ipynb
+
+reproduce: table2_recon
+	@echo
+	@$(BIN)/python -m smoothlib.results show out/table2_recon.json
+	@echo
+	@echo "Page:     out/table2_recon.html"
+	@echo "Notebook: out/table2_recon.ipynb"
+	@echo "Record:   out/table2_recon.json"
+	@$(if $(OPEN),$(OPEN) out/table2_recon.html || true)
+
+# $(call timed,name,command): run, print how long it took, keep the exit code.
+timed = @start=$$(date +%s); $(2); code=$$?; echo "==> $(1): $$(( $$(date +%s) - start )) s"; exit $$code
+
+# In this order, also under make -j: the unit tests look at the built pages.
+test: env
+	@start=$$(date +%s); \
+	$(MAKE) --no-print-directory lint && $(MAKE) --no-print-directory book && $(MAKE) --no-print-directory unit && \
+	$(MAKE) --no-print-directory notebooks; code=$$?; \
+	echo "==> make test: $$(( $$(date +%s) - start )) s, $$([ $$code = 0 ] && echo passed || echo FAILED)"; exit $$code
+
+lint: env
+	$(call timed,lint,$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb)
+
+unit: env
+	$(call timed,unit tests,$(BIN)/pytest --durations 5 tests)
+
+notebooks: env
+	$(call timed,notebooks,$(BIN)/pytest --nbval-lax --nbval-current-env --nb-preset smoke --durations 5 notebooks)
+
+book: env
+	$(call timed,book,$(BIN)/jupyter-book build . -W -n --keep-going)
+
+# Before committing a notebook: keep its outputs, drop what the run left in its metadata.
+strip: env
+	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
+
+clean:
+	rm -rf out _build .pytest_cache .ruff_cache

@@ -1,0 +1,280 @@
+"""The repository keeps its own rules: requirements agree, files are small and portable, what the README says exists."""
+
+import ast
+import base64
+import json
+import re
+import subprocess
+import tomllib
+from functools import cache
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import smoothlib
+from conftest import parameter_names
+from smoothlib.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PRESETS = ("smoke", "sd15")  # folders of configs that hold notebook parameters
+KB, MB = 1000, 1000**2
+
+
+@cache
+def tracked():
+    """What git has, or would have after adding everything it does not ignore; without git, all but the known leftovers."""
+    try:
+        command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
+        files = [ROOT / name for name in listed if name]
+    except (OSError, subprocess.CalledProcessError):
+        leftovers = {".venv", "out", "runs", "_build", ".git", "__pycache__", ".pytest_cache", ".ruff_cache"}
+        files = [file for file in ROOT.rglob("*") if not leftovers & set(file.relative_to(ROOT).parts)]
+    return [file for file in files if file.is_file()]
+
+
+def notebooks():
+    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def read(notebook):
+    return nbformat.read(notebook, as_version=4)
+
+
+def parameters_cell(notebook):
+    (cell,) = [cell for cell in read(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell
+
+
+# Requirements ---------------------------------------------------------------------------------------------------------------------
+
+
+def requirements():
+    groups = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    return [Requirement(line) for lines in groups.values() for line in lines]
+
+
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in lines), (
+        "constraints.txt holds plain name==version lines"
+    )
+    pins = {re.sub("[-_.]+", "-", name).lower(): version for name, version in (line.split("==") for line in lines)}
+    assert len(pins) == len(lines)
+    return pins
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    pins = constraints()
+    for requirement in requirements():
+        version = pins[re.sub("[-_.]+", "-", requirement.name).lower()]
+        assert requirement.specifier.contains(version), f"{requirement} excludes the tested {version}"
+
+
+def test_what_is_installed_is_what_is_pinned():
+    installed = {re.sub("[-_.]+", "-", package.name).lower(): package.version for package in metadata.distributions()}
+    different = {name: (pin, installed[name]) for name, pin in constraints().items() if name in installed and installed[name] != pin}
+    assert not different, "name: (constraints.txt, installed)"
+
+
+def test_every_direct_dependency_of_the_installed_environment_is_pinned():
+    """Nothing that `make env` installs floats: what a pinned package requires is pinned too (torch's own CUDA parts pin themselves)."""
+    pins = constraints()
+    free = {"setuptools", "pip", "triton"}
+    missing = set()
+    for package in pins:
+        try:
+            needed = metadata.requires(package) or []
+        except metadata.PackageNotFoundError:
+            continue  # an extra that is not installed here
+        for line in needed:
+            requirement = Requirement(line)
+            name = re.sub("[-_.]+", "-", requirement.name).lower()
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            if name not in pins and name not in free and not name.startswith(("nvidia-", "cuda-")):
+                missing.add(f"{package} needs {name}")
+    assert not missing
+
+
+def test_environment_yml_matches_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    (python,) = [entry for entry in conda if entry.startswith("python ")]
+    assert SpecifierSet(python.removeprefix("python ")) == SpecifierSet(PROJECT["requires-python"])
+    assert set(conda) == {python, "pip"} and environment["channels"] == ["conda-forge"]
+    (install,) = pip
+    extras = re.fullmatch(r"-e \.\[(.+)\]", install).group(1).split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
+
+
+def test_python_range_is_the_same_everywhere():
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    assert "(3, 11) <= v < (3, 14)" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+# Files ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_small():
+    """Data and weights may be large; everything else is read by people and kept by git for ever."""
+    large = []
+    for file in tracked():
+        path, size = file.relative_to(ROOT), file.stat().st_size
+        limit = 50 * MB if path.parts[0] == "data" else 3 * MB if "vendor" in path.parts else 300 * KB
+        if path.suffix == ".ipynb":
+            limit = 2 * MB  # its images are limited one by one, below
+        if size > limit:
+            large.append(f"{path} has {size // KB} kB, at most {limit // KB} are allowed")
+    assert not large
+
+
+def test_no_absolute_paths_and_no_index_options():
+    folders = "|".join(["home", "root", "work", "Users"])
+    pattern = re.compile(rf"(^|[^A-Za-z0-9_.])/({folders})/|--(extra-)?index-url|--find-links|[A-Za-z]:\\\\Users", re.MULTILINE)
+    found = []
+    for file in tracked():
+        path = file.relative_to(ROOT)
+        if file == Path(__file__).resolve() or "vendor" in path.parts or file.stat().st_size > 2 * MB:
+            continue
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path}: {match.group()}" for match in pattern.finditer(text)]
+    assert not found
+
+
+def test_modules_stay_readable():
+    long = {
+        str(file.relative_to(ROOT)): lines for file in (ROOT / "smoothlib").rglob("*.py") if (lines := file.read_text().count("\n")) > 300
+    }
+    assert not long
+
+
+def test_licences_and_citation():
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")[:200]
+    assert PROJECT["license"] == "Apache-2.0" and set(PROJECT["license-files"]) == {"LICENSE", "NOTICE"}
+    assert (ROOT / "NOTICE").read_text(encoding="utf-8").strip()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation.keys() >= {"cff-version", "message", "title", "authors", "version", "license"}
+    assert citation["version"] == smoothlib.__version__ == metadata_version() and citation["license"] == PROJECT["license"]
+    assert citation["references"][0]["identifiers"][0]["value"] == "arXiv:2312.04410" and len(citation["references"][0]["authors"]) == 9
+    assert f"## {smoothlib.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def metadata_version():
+    """The installed package's version; its source's where the package runs from the checkout without being installed."""
+    try:
+        return metadata.version("smoothlib")
+    except metadata.PackageNotFoundError:
+        return smoothlib.__version__
+
+
+# Commands -------------------------------------------------------------------------------------------------------------------------
+
+
+def make_targets():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z][a-z0-9_-]*):", text, flags=re.MULTILINE)) | {notebook.stem for notebook in notebooks()}
+
+
+def test_commands_named_in_the_documents_exist():
+    named = {}
+    for document in [ROOT / "README.md", *(ROOT / "book").glob("*.md"), *notebooks()]:
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"(?:`|^\s*|\$ )make ([a-z][a-z0-9_-]*)", text, flags=re.MULTILINE):
+            named[target] = document.name
+    assert {"reproduce", "test"} <= set(named), "README.md must name both commands"
+    assert not {target: document for target, document in named.items() if target not in make_targets()}
+
+
+@pytest.mark.parametrize("target", ["help", "env", "reproduce", "test", "lint", "unit", "notebooks", "book", "strip", "clean"])
+def test_make_knows_what_to_do(target):
+    assert target in make_targets()
+    dry = subprocess.run(["make", "--dry-run", "--silent", target], cwd=ROOT, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+    assert dry.stdout.strip() or target == "env"
+
+
+def test_links_in_the_readme_lead_to_files():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text) for link in link if link]
+    assert links and not [link for link in links if not re.match("https?:|mailto:", link) and not (ROOT / link).exists()]
+
+
+def test_ci_runs_make_test():
+    script = ROOT / ".ci" / "run"
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines and lines[-1] == "make test"
+    assert script.stat().st_mode & 0o111
+
+
+# Notebooks and their settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
+def test_notebook_keeps_the_conventions(notebook):
+    content = read(notebook)
+    nbformat.validate(content)
+    assert content.metadata.kernelspec.name == "python3"
+    assert content.cells[0].cell_type == "markdown" and content.cells[0].source.startswith("# ")
+    cell = parameters_cell(notebook)
+    for statement, following in pairwise([*ast.parse(cell.source).body, None]):
+        ast.literal_eval(statement.value)  # plain literals
+        line = cell.source.splitlines()[statement.lineno - 1]
+        assert re.search(r"  # \S", line), f"{line!r} has no comment, which papermill --help-notebook would show"
+        assert following is None or following.lineno > statement.lineno
+    source = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
+    assert "configuration(" in source, "the parameters are validated"
+
+
+@pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
+def test_notebook_outputs_are_whole_small_and_without_errors(notebook):
+    """Committed outputs are those of one run from top to bottom (or all are missing: then nothing is shown as a result)."""
+    cells = [cell for cell in read(notebook).cells if cell.cell_type == "code" and "nbval-skip" not in cell.metadata.get("tags", [])]
+    counts = [cell.execution_count for cell in cells]
+    assert counts == sorted(counts) if None not in counts else set(counts) == {None}
+    for cell, output in ((cell, output) for cell in cells for output in cell.outputs):
+        assert output.output_type != "error"
+        assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+        for image in (content for kind, content in output.get("data", {}).items() if kind.startswith("image/")):
+            assert len(base64.b64decode(image)) <= 300 * KB
+            shown = cell.metadata.get("mystnb", {}).get("image", {})
+            assert shown.get("alt", "").strip() and shown.get("classes") == "dark-light", f"metadata of the cell {cell.source[:60]!r}"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_set_parameters_that_exist(preset):
+    stems = {notebook.stem: notebook for notebook in notebooks()}
+    for file in sorted((ROOT / "configs" / preset).glob("*.yaml")):
+        assert file.stem in stems, f"{preset}/{file.name} is for no notebook"
+        unknown = set(yaml.safe_load(file.read_text(encoding="utf-8")) or {}) - set(
+            parameter_names(parameters_cell(stems[file.stem]).source)
+        )
+        assert not unknown, f"{preset}/{file.name}"
+
+
+def test_every_notebook_has_a_smoke_preset_and_a_page():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    pages = re.findall(r"'file': '([^']+)'|'root': '([^']+)'", str(contents))
+    pages = {page for pair in pages for page in pair if page}
+    assert not [page for page in pages if not any((ROOT / f"{page}{suffix}").is_file() for suffix in (".md", ".ipynb"))]
+    for notebook in notebooks():
+        assert f"notebooks/{notebook.stem}" in pages
+        assert (ROOT / "configs" / "smoke" / f"{notebook.stem}.yaml").is_file()
+
+
+def test_the_repositorys_address_is_the_same_everywhere():
+    """_config.yml holds it; the notebooks' Colab cells must repeat it."""
+    address = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+    for notebook in notebooks():
+        cloned = re.findall(r"git clone (?:--?\S+ (?:\d+ )?)*(\S+?)(?:\\n|\"|\s|$)", json.dumps(read(notebook)))
+        assert set(cloned) <= {address}, notebook.name

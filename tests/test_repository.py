@@ -242,7 +242,7 @@ def test_notebook_outputs_are_whole_small_and_without_errors(notebook):
     cells = [cell for cell in read(notebook).cells if cell.cell_type == "code" and "nbval-skip" not in cell.metadata.get("tags", [])]
     counts = [cell.execution_count for cell in cells]
     assert counts == sorted(counts) if None not in counts else set(counts) == {None}
-    for cell, output in ((cell, output) for cell in cells for output in cell.outputs):
+    for cell, output in ((owner, output) for owner in cells for output in owner.outputs):
         assert output.output_type != "error"
         assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
         for image in (content for kind, content in output.get("data", {}).items() if kind.startswith("image/")):

@@ -16,9 +16,9 @@ from smoothlib.scenes.record import Scene, caption, is_held_out, sample_scene
 from smoothlib.scenes.vocabulary import CLASSES, EXTRAS, GROUNDS, GROUNDS_OF, SETTINGS
 
 COUNTS = {"train": 10_000, "test": 1_000, "compositional": 500}
-can_render = bool(importlib.util.find_spec("mitsuba") and importlib.util.find_spec("pyoidn")) and (
-    sources.CACHE / sources.FURNITURE.file
-).exists()
+can_render = (
+    bool(importlib.util.find_spec("mitsuba") and importlib.util.find_spec("pyoidn")) and (sources.CACHE / sources.FURNITURE.file).exists()
+)
 needs_renderer = pytest.mark.skipif(not can_render, reason="needs the extra [render] and the furniture package in runs/scene_sources")
 
 

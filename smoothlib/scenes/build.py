@@ -8,7 +8,6 @@ import argparse
 import gzip
 import io
 import json
-import os
 import tarfile
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from .. import paths
 from ..cards import write_card
+from ..runs import atomic_write
 from . import sources
 from .pairs import Pair, drag_pairs, edit_pairs
 from .record import Scene, caption, sample_scene
@@ -36,13 +36,6 @@ def work_folder(split: str) -> Path:
     return paths.RUNS / "scenes" / split
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write through a temporary file so that a killed build never leaves half an image."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def encode(image: np.ndarray, **options) -> bytes:
     """An image array (H, W, 3) or mask (H, W) as webp bytes."""
     buffer = io.BytesIO()
@@ -54,7 +47,7 @@ def _render_one(job: tuple[str, Scene]) -> None:
     from .render import render
 
     target, scene = job
-    write_atomically(Path(target), encode(render(scene).image))
+    atomic_write(Path(target), encode(render(scene).image))
 
 
 def build_split(split: str, workers: int) -> None:
@@ -73,7 +66,7 @@ def build_split(split: str, workers: int) -> None:
 def write_records(path: Path, records: list[dict]) -> None:
     """JSON lines, gzipped without a time stamp so that equal records give equal bytes."""
     text = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(path, gzip.compress(text.encode(), mtime=0))
+    atomic_write(path, gzip.compress(text.encode(), mtime=0))
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
@@ -100,7 +93,7 @@ def _render_pair(job: tuple[str, Pair]) -> None:
     from .pair_rendering import render_pair
 
     target, pair = job
-    write_atomically(Path(target), npz_bytes(render_pair(pair)))
+    atomic_write(Path(target), npz_bytes(render_pair(pair)))
 
 
 def npz_bytes(arrays: dict) -> bytes:
@@ -147,7 +140,7 @@ def write_data_card() -> None:
     for key in sorted({key for keys in CLASSES.values() for key in keys} | set(EXTRAS.values())):
         entry = catalogue[key]
         lines.append(f'{key},"{entry["name"]}","{entry["creator"]}",{sources.PACK_LICENCES[entry["pack"]]}')
-    write_atomically(paths.SCENES / "models.csv", ("\n".join(lines) + "\n").encode())
+    atomic_write(paths.SCENES / "models.csv", ("\n".join(lines) + "\n").encode())
     records = {path.name.split(".")[0]: len(gzip.open(path).readlines()) for path in sorted(paths.SCENES.glob("*.jsonl.gz"))}
     write_card(
         paths.SCENES,

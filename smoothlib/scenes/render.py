@@ -1,7 +1,7 @@
 """Scene record -> image, with Mitsuba 3 and the Open Image Denoise library (optional extra `render`).
 
-The camera looks at a textured ground plane under a measured light map. Everything that varies is in the record and every random number comes
-from the record's seed, so the same record gives the same pixels with the same package versions.
+The camera looks at a textured ground plane under a measured light map. Everything that varies is in the record and every random number
+comes from the record's seed, so the same record gives the same pixels with the same package versions.
 """
 
 import math
@@ -32,7 +32,11 @@ SUN = {"park": (0.75, (1.6, 1.5, 1.35)), "sunset": (0.28, (1.5, 0.75, 0.35))}  #
 
 @dataclass(frozen=True)
 class Rendering:
-    """The image (H, W, 3) uint8; on request, per pixel, the object (H, W): 0 ground or sky, 1 main, 2 second; and the world position (H, W, 3)."""
+    """What one record renders to.
+
+    `image` (H, W, 3) uint8. On request, per pixel: `objects` (H, W), 0 ground or sky, 1 main object, 2 second object, and `position`
+    (H, W, 3), the world position in metres.
+    """
 
     image: np.ndarray
     objects: np.ndarray | None = None

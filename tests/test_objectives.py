@@ -1,0 +1,145 @@
+"""The two objectives on real scenes: their losses against the formula, what learns and what does not, and what they export."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from smoothlib import mini, paths
+from smoothlib.datasets import load_scenes
+from smoothlib.objectives import AutoencoderObjective, DenoisingObjective
+
+SPLIT = "compositional"  # the smallest
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "RUNS", tmp_path_factory.mktemp("runs"))
+        yield
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def denoising(runs, **options):
+    torch.manual_seed(0)
+    return DenoisingObjective(split=SPLIT, **options)
+
+
+def test_denoising_loss_is_the_min_snr_weighted_error(runs, monkeypatch):
+    objective = denoising(runs, caption_dropout=0.0)
+    seen = {}
+
+    def predict_nothing(x_t, t, context):
+        seen.update(t=t)
+        return type("Output", (), {"sample": torch.zeros_like(x_t)})()
+
+    monkeypatch.setattr(objective.unet, "forward", predict_nothing)
+    indices = torch.arange(12)
+    loss, logged = objective(indices, generator(3))
+    # Without a prediction the error is |eps|^2; the noise is the generator's fourth draw.
+    replay = generator(3)
+    torch.rand(12, generator=replay), torch.randn(12, 4, 16, 16, generator=replay), torch.rand(12, 1, generator=replay)
+    error = torch.randn(12, 4, 16, 16, generator=replay).square().mean(dim=(1, 2, 3))
+    alpha_bar = objective.scheduler.alphas_cumprod[seen["t"]]
+    snr = alpha_bar / (1 - alpha_bar)
+    torch.testing.assert_close(loss, (torch.minimum(snr, torch.tensor(5.0)) / snr * error).mean())
+    torch.testing.assert_close(logged["mse"], error.mean())
+    objective.min_snr_gamma = 0
+    torch.testing.assert_close(objective(indices, generator(3))[0], error.mean())
+
+
+def test_denoising_is_determined_by_its_generator_and_drops_captions(runs, monkeypatch):
+    objective = denoising(runs, caption_dropout=0.5)
+    indices = torch.arange(40)
+    tokens = []
+    encode = objective.text_encoder.forward
+    monkeypatch.setattr(objective.text_encoder, "forward", lambda ids, **k: (tokens.append(ids), encode(ids, **k))[1])
+    with torch.no_grad():
+        first, again, other = (objective(indices, generator(seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    dropped = (tokens[0] == objective.empty).all(1)
+    assert 8 < dropped.sum() < 32
+    assert torch.equal(tokens[0][~dropped], objective.tokens[indices][~dropped])
+
+
+def test_latents_are_encoded_once_and_mirror_images_follow(runs, monkeypatch):
+    objective = denoising(runs)
+    assert objective.means.shape == (2 * len(objective), 4, 16, 16)
+    vae = objective._vae[0]
+    mirrored = torch.from_numpy(load_scenes(SPLIT).images[:1]).permute(0, 3, 1, 2).flip(-1)
+    expected = vae.encode(mirrored.float() / 127.5 - 1).latent_dist.mean
+    torch.testing.assert_close(objective.means[len(objective)].float(), expected[0], rtol=1e-2, atol=1e-2)
+    monkeypatch.setattr(AutoencoderKL, "encode", lambda *_: pytest.fail("encoded again"))
+    denoising(runs)
+
+
+def test_unit_variance_of_the_scaled_latents(runs):
+    objective = denoising(runs)
+    assert (objective.means.float() * objective.scaling_factor).std().item() == pytest.approx(1, abs=0.15)
+
+
+def one_step(objective):
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    for seed in range(2):  # LoRA's B starts at zero: the first step moves B, the second A
+        objective(torch.arange(4), generator(seed))[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return parameters
+
+
+def test_lora_trains_only_its_own_weights_and_plain_diffusers_loads_it(runs, tmp_path):
+    objective = denoising(runs, trainable="lora", rank=2)
+    frozen = {name: p.detach().clone() for name, p in objective.named_parameters() if not p.requires_grad}
+    trained = one_step(objective)
+    assert sum(p.numel() for p in trained) < 100_000
+    assert all(torch.equal(frozen[name], p) for name, p in objective.named_parameters() if name in frozen)
+    objective.export(tmp_path)
+
+    pipe = StableDiffusionPipeline.from_pretrained(paths.MODELS / "mini")
+    x, t, context = torch.randn(1, 4, 16, 16, generator=generator()), torch.tensor([500]), torch.zeros(1, mini.MAX_TOKENS, mini.TEXT_WIDTH)
+    with torch.no_grad():
+        before = pipe.unet(x, t, context).sample
+        pipe.load_lora_weights(tmp_path)
+        after, wanted = pipe.unet(x, t, context).sample, objective.unet(x, t, context).sample
+    assert not torch.allclose(before, after, atol=1e-4)
+    torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_full_fine_tuning_moves_the_unet_and_leaves_the_text_encoder(runs):
+    objective = denoising(runs, trainable="unet")
+    text = {name: p.detach().clone() for name, p in objective.text_encoder.named_parameters()}
+    before = objective.unet.conv_in.weight.detach().clone()
+    one_step(objective)
+    assert not torch.equal(before, objective.unet.conv_in.weight)
+    assert all(torch.equal(text[name], p) for name, p in objective.text_encoder.named_parameters())
+
+
+def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
+    objective, shipped = denoising(runs, start_from="mini"), StableDiffusionPipeline.from_pretrained(paths.MODELS / "mini")
+    for name, weight in shipped.unet.state_dict().items():
+        torch.testing.assert_close(objective.unet.state_dict()[name], weight.float())
+    assert all(p.requires_grad for p in objective.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"), [(dict(trainable="vae"), "trainable must be all, unet or lora, got 'vae'"), (dict(rank=0), "rank must")]
+)
+def test_bad_options_are_named(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        DenoisingObjective(**options)
+
+
+def test_autoencoder_crops_lie_on_the_latent_grid_and_its_loss_adds_up():
+    torch.manual_seed(0)
+    objective = AutoencoderObjective(crop=32, start_from="mini")
+    with torch.no_grad():
+        loss, parts = objective(torch.arange(4), generator())
+        again, _ = objective(torch.arange(4), generator())
+    assert torch.equal(loss, again)
+    torch.testing.assert_close(loss, parts["l1"] + 0.3 * parts["lpips"] + 1e-4 * parts["kl"])
+    assert parts["psnr"] > 20  # the shipped autoencoder, not a fresh one
+    with pytest.raises(ValueError, match="crop must be 0 or a multiple of 4"):
+        AutoencoderObjective(crop=30)

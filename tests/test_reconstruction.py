@@ -1,0 +1,87 @@
+"""Table 2's rows: which there are, what each computes, and that the procedures behave on the shipped model."""
+
+import numpy as np
+import pytest
+import torch
+
+from smoothlib import datasets, models, runs
+from smoothlib.inversion import ddim_invert
+from smoothlib.paper import load_paper_table
+from smoothlib.reconstruction import Method, Reconstruction, compared_pairs, reconstruct, table2_methods
+from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample
+
+STEPS = dict(num_inference_steps=4, num_inner_steps=3)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return models.load_pipeline("mini")
+
+
+@pytest.fixture(scope="module")
+def items():
+    return datasets.load_items(limit=3)
+
+
+def batch(items):
+    return torch.stack([item.image for item in items]), [item.caption for item in items]
+
+
+def test_rows_answer_to_the_papers_rows():
+    methods = table2_methods(3.0, ("smooth", "control"))
+    printed = set(load_paper_table("table2").rows)
+    assert {m.paper_row for m in methods} - {None} == printed
+    assert [m.label for m in methods if m.adapter == "control"] == [
+        "Control + DDIM, guidance 1",
+        "Control + DDIM, guidance 3",
+        "Control + NTI, guidance 3",
+    ]
+    assert all(m.paper_row is None for m in methods if m.adapter == "control")
+    assert [m.kind for m in table2_methods(1.0)] == ["vae", "ddim"]  # at guidance 1 there is nothing for NTI to do
+
+
+def test_the_papers_claims_are_among_the_compared_pairs():
+    pairs = compared_pairs(table2_methods(3.0, ("smooth",)))
+    assert ("Smooth + NTI, guidance 3", "Base + NTI, guidance 3") in pairs
+    assert ("Smooth + DDIM, guidance 1", "Base + DDIM, guidance 1") in pairs
+    assert ("Base + NTI, guidance 3", "Base + DDIM, guidance 3") in pairs
+    assert len(pairs) == len(set(pairs)) and all(a != b for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(dict(kind="edict"), "kind must be one of vae, ddim, nti"), (dict(kind="nti"), "guidance_scale must differ from 1")],
+)
+def test_bad_methods_are_named(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Method("x", **options)
+
+
+def test_each_kind_is_the_composition_that_it_names(pipe, items):
+    images, captions = batch(items)
+    z0, embeds = encode_images(pipe, images), encode_prompts(pipe, captions)
+    vae, facts = reconstruct(pipe, images, captions, Method("v", "vae"), **STEPS)
+    assert torch.equal(vae, decode_latents(pipe, z0)) and facts == {}
+    noise = ddim_invert(pipe, z0, embeds, num_inference_steps=4)[-1]
+    wanted = decode_latents(pipe, sample(pipe, noise, embeds, guidance_scale=3.0, num_inference_steps=4))
+    assert torch.equal(reconstruct(pipe, images, captions, Method("d", "ddim", 3.0), **STEPS)[0], wanted)
+
+
+def test_null_text_inversion_reproduces_better_than_ddim_at_the_same_guidance(pipe, items):
+    images, captions = batch(items)
+    error = {}
+    for kind in ("vae", "ddim", "nti"):
+        made, facts = reconstruct(pipe, images, captions, Method(kind, kind, 1.0 if kind == "vae" else 4.0), **STEPS)
+        error[kind] = (made - images).square().mean(dim=(1, 2, 3))
+    assert (error["nti"] < error["ddim"]).all() and error["vae"].mean() < error["nti"].mean()
+    assert facts["inner_steps"].shape == (3,) and (facts["inner_steps"] >= 4).all()
+
+
+def test_stored_results_are_the_same_whatever_the_batch(pipe, items, tmp_path):
+    procedure = Reconstruction(pipe, Method("d", "ddim", 3.0), **STEPS)
+    together = runs.run_items(items, procedure, name="a", config={}, batch_size=3, root=tmp_path)
+    alone = runs.run_items(items, procedure, name="b", config={}, batch_size=1, root=tmp_path)
+    for one, other in zip(together, alone, strict=True):
+        assert one["image"].shape == (3, 64, 64) and one["image"].dtype == np.uint8
+        for metric in ("mse", "lpips", "ssim", "psnr"):
+            assert one[metric] == pytest.approx(other[metric], rel=1e-3)

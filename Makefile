@@ -5,6 +5,7 @@
 #   make table2_recon    run one notebook (any of notebooks/): make table2_recon PRESET=sd15 ARGS="-p num_images 8"
 #   make test            lint, book, unit tests, notebooks with the settings of configs/smoke
 #   make book            the pages, in _build/html
+#   make record          keep what `make NAME` left in out/: outputs in notebooks/, its record in data/results (NAME=table2_recon)
 #   make clean           remove what these made, except .venv and runs (per-item results, reused by the next run)
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
@@ -12,19 +13,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 PRESET ?=
+NAME ?= table2_recon
 ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NOTEBOOKS := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/*.ipynb))
 OPEN ?= $(if $(CI),,$(if $(filter Darwin,$(shell uname)),open,$(if $(DISPLAY)$(WAYLAND_DISPLAY),xdg-open)))
-STRIP := --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill"
+STRIP := --keep-output --keep-count --keep-id --extra-keys "metadata.papermill metadata.language_info.version cell.metadata.papermill"
 
 # The kernel of this environment, whatever kernels the user has; no pip notices among the results.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env reproduce test lint unit notebooks book strip clean $(NOTEBOOKS)
+.PHONY: help env reproduce test lint unit notebooks book strip record clean $(NOTEBOOKS)
 .DEFAULT_GOAL := help
 
 help:
@@ -77,6 +79,11 @@ book: env
 # Before committing a notebook: keep its outputs, drop what the run left in its metadata.
 strip: env
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
+
+record: env
+	cp out/$(NAME).ipynb notebooks/$(NAME).ipynb
+	if [ -f out/$(NAME).json ]; then mkdir -p data/results && cp out/$(NAME).json data/results/$(NAME).json; fi
+	$(BIN)/nbstripout $(STRIP) notebooks/$(NAME).ipynb
 
 clean:
 	rm -rf out _build .pytest_cache .ruff_cache

@@ -70,18 +70,18 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The denoiser: widths 64, 128, 192 at 16x16, 8x8, 4x4; cross-attention at the first two and in the middle, not at the lowest."""
+    """The denoiser: widths 48, 96, 192 at 16x16, 8x8, 4x4; cross-attention at the first two and in the middle, not at the lowest."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(64, 128, 192),
+        block_out_channels=(48, 96, 192),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # the number of heads, as in SD-1.5's configuration
-        norm_num_groups=32,
+        norm_num_groups=16,
     )
 
 

@@ -12,7 +12,7 @@ Record = Mapping[str, Any]
 INDEX = ("Method", "Source")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ComparisonTable:
     """A paper table with the measured rows under the printed row that they answer to: HTML in notebooks, text in `print`.
 
@@ -67,6 +67,8 @@ class ComparisonTable:
 
     def __str__(self) -> str:
         return "\n".join([self.dataframe().reset_index().to_string(index=False, justify="left"), "", *self.notes()])
+
+    __repr__ = __str__  # what a notebook stores beside the HTML
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{_escape(note)}</li>" for note in self.notes())

@@ -1,5 +1,6 @@
 """The second stage: text-to-image diffusion on the latents, from scratch or as a fine-tune."""
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -123,7 +124,11 @@ class DenoisingObjective(Objective):
         return (weight * error).mean(), {"mse": error.mean()}
 
     def export(self, folder: Path) -> None:
-        """Save the whole pipeline, or for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it)."""
+        """Save the whole pipeline, or for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it).
+
+        The UNet is stored in half precision, which halves the largest file; diffusers loads it as float32. The text encoder stays in float32,
+        because transformers would keep it in the precision of its file.
+        """
         if self.trainable == "lora":
             layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
             StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
@@ -132,7 +137,7 @@ class DenoisingObjective(Objective):
             vae=self._vae[0],
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
-            unet=self.unet,
+            unet=copy.deepcopy(self.unet).half(),
             scheduler=self.scheduler,
             safety_checker=None,
             feature_extractor=None,

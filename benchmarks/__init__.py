@@ -1,0 +1,1 @@
+"""Benchmarks print ratios measured in one run; nothing here is asserted by a test."""

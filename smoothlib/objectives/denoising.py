@@ -33,7 +33,7 @@ def encode_training_images(vae: AutoencoderKL, split: str = "train") -> tuple[Te
         images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2)
         batches = [batch.flip(-1) if mirrored else batch for mirrored in (False, True) for batch in images.split(100)]
         posteriors = [vae.encode(batch.float() / 127.5 - 1).latent_dist for batch in batches]
-        moments = {name: torch.cat([getattr(p, name).half() for p in posteriors]) for name in ("mean", "std")}
+        moments = {name: torch.cat([getattr(p, name).half() for p in posteriors]).contiguous() for name in ("mean", "std")}
         atomic_write(file, safetensors.torch.save(moments))
     moments = safetensors.torch.load_file(file)
     return moments["mean"], moments["std"]
@@ -68,7 +68,7 @@ class DenoisingObjective(Objective):
             raise ValueError(f"trainable must be all, unet or lora, got {trainable!r}")
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
-        vae = AutoencoderKL.from_pretrained(paths.MODELS / pipeline / "vae", torch_dtype=torch.float32).eval()
+        vae = AutoencoderKL.from_pretrained(paths.MODELS / pipeline / "vae", dtype=torch.float32).eval()
         self._vae = [vae]  # in a list: saved with the pipeline, neither trained nor checkpointed
         self.scaling_factor = vae.config.scaling_factor
         self.means, self.stds = encode_training_images(vae, split)

@@ -18,3 +18,4 @@ ADAPTERS = MODELS / "adapters"
 METRIC_NETWORKS = MODELS / "metrics"
 RESULTS = DATA / "results"  # recorded runs (tracked)
 RUNS = Path(os.environ.get("SMOOTHLIB_RUNS", ROOT / "runs"))  # per-item results and checkpoints (not tracked)
+OUT = Path(os.environ.get("SMOOTHLIB_OUT", ROOT / "out"))  # records and pages of the latest run (not tracked)

@@ -20,6 +20,10 @@ from . import paths
 from .objectives import OBJECTIVES, Objective
 
 
+# what a resumed run may change: none of these enters the steps already done (a new length gives the learning rate a new decay)
+FREE_TO_CHANGE = {"steps", "checkpoint_minutes", "log_every", "export_to"}
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """A training run.

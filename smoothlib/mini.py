@@ -20,21 +20,22 @@ def world_words() -> list[str]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer in which each of the world's words is one token; other words fall back to letters.
+    """A byte-pair tokenizer in which each of the world's words is one token; other words fall back to letters and known endings.
 
-    The merges build every word left to right (t e -> te, te d -> ted, ...), so the ordinary CLIP algorithm applies.
+    The merges build every word from its end (a t</w> -> at</w>, c at</w> -> cat</w>). Each merge involves the only piece that ends the
+    word, so at any moment one merge applies at most and no word's merges can break another's: the ordinary CLIP algorithm finds the whole
+    word.
     """
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
     vocab = [START, END, *letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
     for word in world_words():
-        pieces = [*word[:-1], f"{word[-1]}</w>"]
-        left = pieces[0]
-        for right in pieces[1:]:
-            if (left, right) not in merges:
-                merges.append((left, right))
-                vocab.append(left + right)
-            left += right
+        ending = f"{word[-1]}</w>"
+        for letter in reversed(word[:-1]):
+            if (letter, ending) not in merges:
+                merges.append((letter, ending))
+            ending = letter + ending
+            vocab.append(ending)
     vocab = list(dict.fromkeys(vocab))
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(vocab)}, merges=merges, model_max_length=MAX_TOKENS)
 

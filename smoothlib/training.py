@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from . import paths
 from .objectives import OBJECTIVES, Objective
 
-
 # what a resumed run may change: none of these enters the steps already done (a new length gives the learning rate a new decay)
 FREE_TO_CHANGE = {"steps", "checkpoint_minutes", "log_every", "export_to"}
 
@@ -173,11 +172,7 @@ class Trainer:
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        changed = {k for k, v in asdict(self.config).items() if state["config"].get(k) != v} - {
-            "checkpoint_minutes",
-            "log_every",
-            "export_to",
-        }
+        changed = {k for k, v in asdict(self.config).items() if state["config"].get(k) != v} - FREE_TO_CHANGE
         if changed:
             raise ValueError(
                 f"{self.checkpoint} belongs to other settings of {', '.join(sorted(changed))}: choose another name or delete it"

@@ -109,7 +109,7 @@ def test_drag_points_lie_on_the_object_in_both_views_and_move():
         handles, targets = np.array(pair.record["handles"]), np.array(pair.record["targets"])
         assert handles.shape == targets.shape and 3 <= len(handles) <= 6
         for points in (handles, targets):
-            assert (points >= 2).all() and (points < 62).all()
+            assert (points >= 2).all() and (points <= 62).all()
             columns, rows = points.astype(int).T
             assert pair.mask[rows, columns].all()
         assert np.linalg.norm(handles - targets, axis=1).max() > 0.5

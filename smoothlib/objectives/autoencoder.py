@@ -39,9 +39,7 @@ class AutoencoderObjective(Objective):
         self.lpips_weight, self.kl_weight, self.crop = lpips_weight, kl_weight, crop
         self.vae = mini.build_vae()
         if start_from:
-            self.vae.load_state_dict(
-                AutoencoderKL.from_pretrained(paths.MODELS / start_from / "vae", dtype=torch.float32).state_dict()
-            )
+            self.vae.load_state_dict(AutoencoderKL.from_pretrained(paths.MODELS / start_from / "vae", dtype=torch.float32).state_dict())
         self.images = torch.from_numpy(load_scenes("train").images).permute(0, 3, 1, 2).contiguous()  # (N, 3, 64, 64) uint8
         # held in a list: a frozen judge, not a part of what is trained or saved
         self._judge = [LearnedPerceptualImagePatchSimilarity().network.eval().requires_grad_(False)]

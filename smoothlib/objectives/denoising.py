@@ -126,8 +126,8 @@ class DenoisingObjective(Objective):
     def export(self, folder: Path) -> None:
         """Save the whole pipeline, or for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it).
 
-        The UNet is stored in half precision, which halves the largest file; diffusers loads it as float32. The text encoder stays in float32,
-        because transformers would keep it in the precision of its file.
+        The UNet is stored in half precision, which halves the largest file; diffusers loads it as float32. The text encoder stays in
+        float32, because transformers would keep it in the precision of its file.
         """
         if self.trainable == "lora":
             layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))

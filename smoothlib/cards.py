@@ -42,8 +42,11 @@ def training_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def write_model_card(name: str, *, guidance_scale: float | None = None) -> dict[str, Any]:
-    """The card of the embedded pipeline `data/models/<name>`; `guidance_scale` is the scale that the model works best at."""
+def write_model_card(name: str, *, guidance_scale: float | None = None, metrics: dict[str, float] | None = None) -> dict[str, Any]:
+    """The card of the embedded pipeline `data/models/<name>`.
+
+    `guidance_scale` is the scale that the model works best at, `metrics` what was measured on these weights; None keeps what the card has.
+    """
     folder = paths.MODELS / name
     facts: dict[str, Any] = {
         "description": "Text-to-image latent diffusion model of the rendered scenes, 64 x 64, as a diffusers StableDiffusionPipeline.",
@@ -51,6 +54,5 @@ def write_model_card(name: str, *, guidance_scale: float | None = None) -> dict[
         "training_data": {"scenes_card_sha256": hashlib.sha256((paths.SCENES / CARD).read_bytes()).hexdigest(), "split": "train"},
         "training": training_facts(folder),
     }
-    if guidance_scale is not None:
-        facts["guidance_scale"] = guidance_scale
+    facts |= {key: value for key, value in (("guidance_scale", guidance_scale), ("metrics", metrics)) if value is not None}
     return write_card(folder, **facts)

@@ -93,8 +93,9 @@ def load_scenes(split: str = "train") -> SceneSplit:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     images = []
-    for shard in sorted(paths.SCENES.glob(f"{split}-*.tar")):
-        with tarfile.open(scene_file(shard.name)) as archive:
+    listed = json.loads((paths.SCENES / "card.json").read_text())["files"]
+    for shard in sorted(name for name in listed if name.startswith(f"{split}-") and name.endswith(".tar")):
+        with tarfile.open(scene_file(shard)) as archive:
             images += [_decode(archive.extractfile(member).read()) for member in archive.getmembers()]
     return SceneSplit(np.stack(images), scene_records(split))
 

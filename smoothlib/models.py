@@ -91,7 +91,7 @@ def load_smooth_lora(pipe: "StableDiffusionPipeline", name_or_folder: str | Path
         FileNotFoundError: there is no such adapter.
         ValueError: a file that differs from its card, is no LoRA for this UNet, or leaves a projection unchanged.
     """
-    file = _adapter_file(name_or_folder)
+    file = adapter_file(name_or_folder)
     adapter_name = re.sub(r"\W", "_", Path(name_or_folder).resolve().name.removesuffix(".safetensors"))  # PEFT allows no dots
     others = set(getattr(pipe.unet, "peft_config", {}))
     if adapter_name in others:
@@ -111,7 +111,7 @@ def load_smooth_lora(pipe: "StableDiffusionPipeline", name_or_folder: str | Path
 
 
 def fingerprint(pipe_or_name: "StableDiffusionPipeline | str") -> str:
-    """sha256 (hex) of what determines a pipeline's results: weights, active adapters, configurations, scheduler, vocabulary.
+    """sha256 (hex) of what determines a pipeline's results: weights, active adapters, configurations, scheduler, tokenizer.
 
     Equal for equal pipelines wherever they were loaded from and whatever device they are on; a name stands for `load_pipeline(name)`.
     """
@@ -125,7 +125,9 @@ def fingerprint(pipe_or_name: "StableDiffusionPipeline | str") -> str:
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     digest.update(f"{type(pipe.scheduler).__name__} {_canonical(pipe.scheduler.config)}".encode())
-    digest.update(f"{pipe.tokenizer.model_max_length} {sorted(pipe.tokenizer.get_vocab().items())}".encode())
+    tokenizer = json.loads(pipe.tokenizer.backend_tokenizer.to_str())
+    rules = {key: tokenizer[key] for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}  # not padding, which calls change
+    digest.update(f"{pipe.tokenizer.model_max_length} {json.dumps(rules, sort_keys=True)}".encode())
     return digest.hexdigest()
 
 
@@ -187,7 +189,7 @@ def _check_files(folder: Path) -> None:
             raise ValueError(f"{folder / name} is not listed in {CARD}: remove it or update the card")
 
 
-def _adapter_file(name_or_folder: str | Path) -> Path:
+def adapter_file(name_or_folder: str | Path) -> Path:
     """The safetensors file of an adapter, its folder checked against its card."""
     path = Path(name_or_folder)
     if (paths.ADAPTERS / path).is_dir():

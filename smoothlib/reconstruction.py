@@ -3,8 +3,10 @@
 Three procedures: the autoencoder alone (the upper bound), DDIM inversion replayed at a guidance scale, and null-text inversion.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,15 +50,18 @@ class Method:
 def table2_methods(guidance_scale: float, adapters: Sequence[str] = (), null_text: bool = True) -> list[Method]:
     """Table 2's rows for the base model and each adapter; DDIM at guidance 1 and at `guidance_scale`: the paper does not say which."""
     methods = [Method("VAE reconstruction", "vae", paper_row="VAE Reconstruction")]
-    for adapter in (None, *adapters):
-        name = "Base" if adapter is None else adapter.capitalize()
-        paper = {None: "Stable Diff.", "smooth": "Smooth Diff."}.get(adapter)
+    names = [Path(adapter).name for adapter in adapters]
+    if len(set(names)) < len(names):
+        raise ValueError(f"adapters must have different folder names, got {', '.join(map(str, adapters))}")
+    for adapter, name in zip((None, *adapters), ("base", *names), strict=True):
+        title = name[:1].upper() + name[1:]
+        paper = {"base": "Stable Diff.", "smooth": "Smooth Diff."}.get(name)
         row = {kind: f"{paper} + {kind}" if paper else None for kind in ("DDIM", "NTI")}
-        methods.append(Method(f"{name} + DDIM, guidance 1", "ddim", 1.0, adapter, row["DDIM"]))
+        methods.append(Method(f"{title} + DDIM, guidance 1", "ddim", 1.0, adapter, row["DDIM"]))
         if guidance_scale != 1:
-            methods.append(Method(f"{name} + DDIM, guidance {guidance_scale:g}", "ddim", guidance_scale, adapter, row["DDIM"]))
+            methods.append(Method(f"{title} + DDIM, guidance {guidance_scale:g}", "ddim", guidance_scale, adapter, row["DDIM"]))
             if null_text:
-                methods.append(Method(f"{name} + NTI, guidance {guidance_scale:g}", "nti", guidance_scale, adapter, row["NTI"]))
+                methods.append(Method(f"{title} + NTI, guidance {guidance_scale:g}", "nti", guidance_scale, adapter, row["NTI"]))
     return methods
 
 
@@ -119,7 +124,7 @@ class ReconstructionScores:
 
 
 class Reconstruction:
-    """The procedure that `runs.run_items` calls: items in; per item the four metrics, the image (uint8, (3, H, W)) and facts out."""
+    """The procedure that `runs.run_items` calls: items in; per item metrics, image (uint8, (3, H, W)), seconds and facts out."""
 
     def __init__(self, pipe: "StableDiffusionPipeline", method: Method, *, num_inference_steps: int, num_inner_steps: int = 10) -> None:
         self.pipe, self.method = pipe, method
@@ -128,8 +133,12 @@ class Reconstruction:
 
     def __call__(self, items: list[Item]) -> list[Mapping[str, float | np.ndarray]]:
         """Results of a batch of items, in order."""
+        started = time.perf_counter()
         originals = torch.stack([item.image for item in items])
         images, facts = reconstruct(self.pipe, originals, [item.caption for item in items], self.method, **self.steps)
         values = {**self.scores(images, originals), **facts}
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        return [{"image": pixels[i], **{name: float(value[i]) for name, value in values.items()}} for i in range(len(items))]
+        seconds = (time.perf_counter() - started) / len(items)
+        return [
+            {"image": pixels[i], "seconds": seconds, **{name: float(value[i]) for name, value in values.items()}} for i in range(len(items))
+        ]

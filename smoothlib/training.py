@@ -5,8 +5,8 @@ killed and resumed from its checkpoint ends in the same weights as an unbroken o
 """
 
 import argparse
+import io
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,10 +17,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from . import paths
+from .cards import training_facts, write_card
 from .objectives import OBJECTIVES, Objective
+from .runs import atomic_write
 
-# what a resumed run may change: none of these enters the steps already done (a new length gives the learning rate a new decay)
-FREE_TO_CHANGE = {"steps", "checkpoint_minutes", "log_every", "export_to"}
+# what a resumed run may change: none of these enters the weights
+FREE_TO_CHANGE = {"checkpoint_minutes", "log_every", "export_to"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class TrainingConfig:
     def __post_init__(self):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise ValueError(f"mixed_precision must be no, bf16 or fp16, got {self.mixed_precision!r}")
+        if self.mixed_precision not in ("no", "bf16"):
+            raise ValueError(f"mixed_precision must be no or bf16, got {self.mixed_precision!r}")
         for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -129,17 +131,11 @@ def learning_rate_at(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * warm * decay
 
 
-def _write_checkpoint(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
 def _truncate_log(path: Path, step: int) -> None:
-    """Drop log lines of steps that the checkpoint does not contain; they will be run again."""
+    """Drop log lines of steps that the checkpoint does not contain (they will be run again), and a line that a kill cut short."""
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if line.strip() and json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        atomic_write(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step).encode())
 
 
 class Trainer:
@@ -158,11 +154,13 @@ class Trainer:
         self.checkpoint, self.log = config.folder / "checkpoint.pt", config.folder / "log.jsonl"
         if self.checkpoint.exists():
             self._restore()
-        _truncate_log(self.log, self.step)
+        if self.accelerator.is_main_process:
+            _truncate_log(self.log, self.step)
 
     def _state(self) -> dict:
         return {
             "config": asdict(self.config),
+            "identity": self.objective.identity(),
             "step": self.step,
             "seconds": self.seconds,
             "parameters": [p.detach().cpu() for p in self.parameters],
@@ -177,6 +175,8 @@ class Trainer:
             raise ValueError(
                 f"{self.checkpoint} belongs to other settings of {', '.join(sorted(changed))}: choose another name or delete it"
             )
+        if state["identity"] != self.objective.identity():
+            raise ValueError(f"{self.checkpoint} was trained on other data or another first stage: choose another name or delete it")
         with torch.no_grad():
             for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(saved)
@@ -188,7 +188,9 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint (main process), replacing the last one only when complete."""
         if self.accelerator.is_main_process:
-            _write_checkpoint(self.checkpoint, self._state())
+            buffer = io.BytesIO()
+            torch.save(self._state(), buffer)
+            atomic_write(self.checkpoint, buffer.getvalue())
 
     def optimiser_step(self) -> dict[str, float]:
         """One update; returns the loss and the objective's numbers.
@@ -259,6 +261,8 @@ class Trainer:
             self.objective.export(folder)
             (folder / f"training-{self.config.name}.jsonl").write_text(self.log.read_text())
             (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
+            # measurements belong to the weights that they were taken on: new weights start without any
+            write_card(folder, training=training_facts(folder), metrics=None)
 
 
 def train(config: TrainingConfig) -> None:

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 from safetensors.torch import load_file, save_file
 from tiny import LATENT_SHAPE, noise, tiny_pipeline
+from transformers import CLIPTokenizer
 
 from smoothlib import paths
 from smoothlib.cards import write_card
@@ -344,7 +345,12 @@ def change_precision(pipe):
     pipe.unet.to(torch.float64)
 
 
-@pytest.mark.parametrize("change", [scale_latents, change_one_weight, change_schedule, change_precision])
+def change_merges(pipe):
+    """The same vocabulary, joined by other rules."""
+    pipe.tokenizer = CLIPTokenizer(vocab=pipe.tokenizer.get_vocab(), merges=[], model_max_length=pipe.tokenizer.model_max_length)
+
+
+@pytest.mark.parametrize("change", [scale_latents, change_one_weight, change_schedule, change_precision, change_merges])
 def test_the_fingerprint_follows_everything_that_matters(change):
     pipe = tiny_pipeline()
     before = fingerprint(pipe)

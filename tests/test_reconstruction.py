@@ -48,6 +48,14 @@ def test_the_papers_claims_are_among_the_compared_pairs():
     assert len(pairs) == len(set(pairs)) and all(a != b for a, b in pairs)
 
 
+def test_adapters_may_be_folders_and_are_called_by_the_folders_name():
+    methods = table2_methods(3.0, ("../trained/MyRun-2", "somewhere/smooth"))
+    assert [m.label.partition(" +")[0] for m in methods if m.kind == "nti"] == ["Base", "MyRun-2", "Smooth"]
+    assert methods[-1].adapter == "somewhere/smooth" and methods[-1].paper_row == "Smooth Diff. + NTI"
+    with pytest.raises(ValueError, match="different folder names"):
+        table2_methods(3.0, ("a/smooth", "b/smooth"))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [(dict(kind="edict"), "kind must be one of vae, ddim, nti"), (dict(kind="nti"), "guidance_scale must differ from 1")],

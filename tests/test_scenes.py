@@ -11,7 +11,7 @@ from smoothlib import mini, paths
 from smoothlib.datasets import load_pairs, load_scenes, scene_file
 from smoothlib.scenes import sources
 from smoothlib.scenes.build import FIRST_SEED, QUALITY, encode
-from smoothlib.scenes.pairs import EDITS, edit_pairs
+from smoothlib.scenes.pairs import EDITS, drag_pairs, edit_pairs
 from smoothlib.scenes.record import Scene, caption, is_held_out, sample_scene
 from smoothlib.scenes.vocabulary import CLASSES, EXTRAS, GROUNDS, GROUNDS_OF, SETTINGS
 
@@ -171,5 +171,20 @@ def test_recolouring_changes_most_of_the_object():
             assert change[red.objects == 1].mean() > 0.35, (cls, model)
 
 
-def test_all_edit_pairs_are_deterministic():
-    assert edit_pairs() == edit_pairs()
+def test_stored_pairs_are_what_the_generator_draws():
+    drawn = {pair.id: pair.to_dict() for pair in [*edit_pairs(), *drag_pairs()]}
+    for pair in load_pairs("edits") + load_pairs("drags"):
+        wanted = drawn[pair.record["id"]]
+        assert {name: pair.record[name] for name in wanted} == wanted
+
+
+def test_the_edit_is_independent_of_the_scene_that_it_edits():
+    """No target value dominates, overall or within a class: an edit drawn from the scene's own random stream would be a function of it."""
+    pairs = [pair.record for pair in load_pairs("edits")]
+    for edit, field in (("add", "extra"), ("recolour", "colour"), ("style", "style"), ("replace", "cls")):
+        values = [record["target"][field] for record in pairs if record["edit"] == edit]
+        assert max(values.count(value) for value in set(values)) <= 0.4 * len(values), edit
+    moves = [p.record["target"]["x"] - p.record["source"]["x"] for p in load_pairs("drags") if p.record["edit"] == "move"]
+    turns = [p.record["target"]["yaw"] - p.record["source"]["yaw"] for p in load_pairs("drags") if p.record["edit"] == "turn"]
+    for amounts in (moves, turns):
+        assert 0.3 <= np.mean(np.array(amounts) > 0) <= 0.7

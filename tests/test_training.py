@@ -33,6 +33,9 @@ class Regression(Objective):
     def __len__(self):
         return len(self.inputs)
 
+    def identity(self):
+        return "thirty inputs"
+
     def forward(self, indices, generator):
         self.calls += 1
         noise = torch.randn(len(indices), 2, generator=generator)
@@ -109,6 +112,44 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, monkeypatch):
         trainer(tmp_path, monkeypatch, learning_rate=2e-2)
 
 
+def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch):
+    class OtherData(Regression):
+        def identity(self):
+            return "other inputs"
+
+    trainer(tmp_path, monkeypatch).run(stop_after=2)
+    with pytest.raises(ValueError, match="other data or another first stage"):
+        trainer(tmp_path, monkeypatch, objective=OtherData())
+
+
+def test_a_log_line_that_a_kill_cut_short_does_not_stop_the_resumed_run(tmp_path, monkeypatch):
+    first = trainer(tmp_path, monkeypatch)
+    first.run(stop_after=6)
+    with first.log.open("a") as log:
+        log.write('{"step": 9, "lo')
+    resumed = trainer(tmp_path, monkeypatch)
+    resumed.run()
+    assert [json.loads(line)["step"] for line in resumed.log.read_text().splitlines()] == [3, 6, 9, 12]
+
+
+def test_finish_exports_the_average_with_log_settings_and_card(tmp_path, monkeypatch):
+    class Exported(Regression):
+        def export(self, folder):
+            torch.save(self.state_dict(), folder / "weights.pt")
+
+    monkeypatch.setattr(paths, "MODELS", tmp_path / "models")
+    run = trainer(tmp_path, monkeypatch, objective=Exported())
+    run.run()
+    average = torch.cat([a.flatten() for a in run.average.averages])
+    run.finish()
+    folder = tmp_path / "models" / "test"
+    saved = torch.load(folder / "weights.pt", weights_only=True)
+    assert torch.equal(torch.cat([v.flatten() for v in saved.values()]), average)
+    card = json.loads((folder / "card.json").read_text())
+    assert set(card["files"]) == {"weights.pt", "training-toy.jsonl", "training-toy.yaml"}
+    assert card["training"]["toy"]["last_logged"]["step"] == 12 and card["metrics"] is None
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path, monkeypatch):
     run = trainer(tmp_path, monkeypatch, objective=Regression(diverge_at=4), checkpoint_minutes=1e-9)
     with pytest.raises(FloatingPointError, match=r"at step 4 of toy; the last good checkpoint is .*checkpoint\.pt"):
@@ -159,7 +200,7 @@ def test_learning_rate_warms_up_and_decays():
         (dict(objective="gan"), "objective must be one of"),
         (dict(steps=0), "steps must be at least 1"),
         (dict(ema_decay=1.0), "ema_decay must lie in"),
-        (dict(mixed_precision="int8"), "mixed_precision must be"),
+        (dict(mixed_precision="int8"), "mixed_precision must be no or bf16"),
     ],
 )
 def test_bad_settings_are_named(change, message):

@@ -1,5 +1,6 @@
 """The first stage: an autoencoder whose latents the diffusion model works on."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -47,8 +48,12 @@ class AutoencoderObjective(Objective):
     def __len__(self) -> int:
         return len(self.images)
 
+    def identity(self) -> str:
+        """Hash of the training images."""
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
+
     def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x = _flip(self.images[indices].float() / 127.5 - 1, generator)
+        x = _flip(self.images[indices.cpu()].float() / 127.5 - 1, generator)
         if self.crop:
             x = _crop(x, self.crop, generator)
         x = x.to(self.vae.device)
@@ -66,6 +71,6 @@ class AutoencoderObjective(Objective):
     def export(self, folder: Path) -> None:
         """Measure `scaling_factor` = 1 / std of the latents of 2,000 training images and save the autoencoder."""
         chosen = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0))[:2000]
-        latents = [self.vae.encode(self.images[i].float() / 127.5 - 1).latent_dist.mode() for i in chosen.split(50)]
+        latents = [self.vae.encode(self.images[i].to(self.vae.device).float() / 127.5 - 1).latent_dist.mode() for i in chosen.split(50)]
         self.vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
         self.vae.save_pretrained(folder / "vae")

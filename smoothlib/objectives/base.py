@@ -16,6 +16,10 @@ class Objective(nn.Module):
         """Scalar loss of the examples `indices` (B,), all randomness from `generator`, and numbers for the log."""
         raise NotImplementedError
 
+    def identity(self) -> str:
+        """Hash of everything besides settings and weights that training depends on: a checkpoint goes on with the same one alone."""
+        raise NotImplementedError
+
     def export(self, folder: Path) -> None:
         """Write the trained modules in diffusers' format."""
         raise NotImplementedError

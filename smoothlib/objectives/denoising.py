@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from pathlib import Path
 
 import safetensors.torch
@@ -26,8 +27,9 @@ def encode_training_images(vae: AutoencoderKL, split: str = "train") -> tuple[Te
     """
     scenes = load_scenes(split)
     digest = hashlib.sha256(scenes.images.tobytes())
-    for _, tensor in sorted(vae.state_dict().items()):
-        digest.update(tensor.numpy().tobytes())
+    digest.update(json.dumps({k: v for k, v in vae.config.items() if k != "_name_or_path"}, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
     file = paths.RUNS / "latents" / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
         images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2)
@@ -37,6 +39,14 @@ def encode_training_images(vae: AutoencoderKL, split: str = "train") -> tuple[Te
         atomic_write(file, safetensors.torch.save(moments))
     moments = safetensors.torch.load_file(file)
     return moments["mean"], moments["std"]
+
+
+def forget_origin(folder: Path) -> None:
+    """Remove the path that diffusers writes into the configuration of a module that was loaded from a folder."""
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            atomic_write(file, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 class DenoisingObjective(Objective):
@@ -79,6 +89,7 @@ class DenoisingObjective(Objective):
             self.unet = mini.build_unet()
             if start_from:
                 earlier = load_pipeline(start_from)
+                self.tokenizer = earlier.tokenizer
                 self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
                 self.unet.load_state_dict(earlier.unet.state_dict())
         else:
@@ -90,6 +101,7 @@ class DenoisingObjective(Objective):
 
     def _load_frozen(self, pipeline: str, rank: int) -> None:
         pipe = load_pipeline(pipeline)
+        self.tokenizer, self.scheduler = pipe.tokenizer, pipe.scheduler
         self.text_encoder, self.unet = pipe.text_encoder.requires_grad_(False), pipe.unet
         self.unet.requires_grad_(self.trainable == "unet")
         if self.trainable == "lora":
@@ -97,14 +109,21 @@ class DenoisingObjective(Objective):
             self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
 
     def _tokenise(self, captions: list[str]) -> Tensor:
-        options = dict(padding="max_length", max_length=mini.MAX_TOKENS, truncation=True, return_tensors="pt")
+        options = dict(padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt")
         return self.tokenizer(captions, **options).input_ids
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def identity(self) -> str:
+        """Hash of the latents' moments and the captions' tokens."""
+        digest = hashlib.sha256()
+        for tensor in (self.means, self.stds, self.tokens):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
     def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = len(indices)
+        indices, batch = indices.cpu(), len(indices)
         rows = indices + len(self) * (torch.rand(batch, generator=generator) < 0.5)  # the mirror images follow the originals
         shape = (batch, *self.means.shape[1:])
         z0 = (self.means[rows].float() + self.stds[rows].float() * torch.randn(shape, generator=generator)) * self.scaling_factor
@@ -144,3 +163,4 @@ class DenoisingObjective(Objective):
             requires_safety_checker=False,
         )
         pipe.save_pretrained(folder)
+        forget_origin(folder)

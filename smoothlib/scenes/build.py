@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .. import paths
 from ..cards import write_card
-from ..runs import atomic_write
+from ..runs import atomic_write, item_key
 from . import sources
 from .pairs import Pair, drag_pairs, edit_pairs
 from .record import Scene, caption, sample_scene
@@ -28,12 +28,18 @@ from .vocabulary import CLASSES, EXTRAS
 FIRST_SEED = {"train": 1_000_000, "test": 2_000_000, "compositional": 3_000_000}
 COUNT = {"train": 10_000, "test": 1_000, "compositional": 500}
 SHARD = 2_500
+RENDERER_REVISION = 1  # raise it when the renderer or the styles change what they draw
 QUALITY = 92  # lossy webp, about 2 kB an image
 
 
 def work_folder(split: str) -> Path:
     """Where a split's single images wait to be packed."""
     return paths.RUNS / "scenes" / split
+
+
+def render_key(content: Scene | Pair) -> str:
+    """Name of a rendered image: a hash of the record and of what renders it, so that a changed record is never packed with an old image."""
+    return item_key((content, {"revision": RENDERER_REVISION, **{name: version(name) for name in ("mitsuba", "pyoidn")}}))
 
 
 def encode(image: np.ndarray, **options) -> bytes:
@@ -55,7 +61,7 @@ def build_split(split: str, workers: int) -> None:
     folder = work_folder(split)
     folder.mkdir(parents=True, exist_ok=True)
     scenes = [sample_scene(FIRST_SEED[split] + i, held_out=split == "compositional") for i in range(COUNT[split])]
-    jobs = [(str(folder / f"{i:06d}.webp"), scene) for i, scene in enumerate(scenes)]
+    jobs = [(str(folder / f"{render_key(scene)}.webp"), scene) for scene in scenes]
     todo = [job for job in jobs if not Path(job[0]).exists()]
     with get_context("spawn").Pool(workers) as pool:
         for _ in tqdm(pool.imap_unordered(_render_one, todo, chunksize=8), total=len(todo), desc=split, mininterval=30):
@@ -71,11 +77,13 @@ def write_records(path: Path, records: list[dict]) -> None:
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
     """An uncompressed tar whose headers carry nothing but names and sizes."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in members:
             header = tarfile.TarInfo(name)
             header.size = len(content)
             archive.addfile(header, io.BytesIO(content))
+    atomic_write(path, buffer.getvalue())
 
 
 def pack(split: str, scenes: list[Scene]) -> None:
@@ -83,8 +91,9 @@ def pack(split: str, scenes: list[Scene]) -> None:
     folder = work_folder(split)
     paths.SCENES.mkdir(parents=True, exist_ok=True)
     for shard, start in enumerate(range(0, len(scenes), SHARD)):
-        names = [f"{i:06d}.webp" for i in range(start, min(start + SHARD, len(scenes)))]
-        write_tar(paths.SCENES / f"{split}-{shard:02d}.tar", [(name, (folder / name).read_bytes()) for name in names])
+        part = list(enumerate(scenes))[start : start + SHARD]
+        members = [(f"{i:06d}.webp", (folder / f"{render_key(scene)}.webp").read_bytes()) for i, scene in part]
+        write_tar(paths.SCENES / f"{split}-{shard:02d}.tar", members)
     records = [{"id": f"{split}-{i:06d}", "caption": caption(scene), **scene.to_dict()} for i, scene in enumerate(scenes)]
     write_records(paths.SCENES / f"{split}.jsonl.gz", records)
 
@@ -108,7 +117,7 @@ def build_pairs(kind: str, workers: int) -> None:
     pairs = edit_pairs() if kind == "edits" else drag_pairs()
     folder = work_folder(kind)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(str(folder / f"{pair.id}.npz"), pair) for pair in pairs]
+    jobs = [(str(folder / f"{render_key(pair)}.npz"), pair) for pair in pairs]
     todo = [job for job in jobs if not Path(job[0]).exists()]
     with get_context("spawn").Pool(workers) as pool:
         for _ in tqdm(pool.imap_unordered(_render_pair, todo), total=len(todo), desc=kind, mininterval=30):

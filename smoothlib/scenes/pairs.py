@@ -34,6 +34,11 @@ class Pair:
         }
 
 
+def _own_random(seed: int, purpose: str) -> random.Random:
+    """A stream of its own: the scene's stream, replayed, would make the edit a function of the class."""
+    return random.Random(f"{seed} {purpose}")
+
+
 def _other(rng: random.Random, values, current):
     return rng.choice([v for v in values if v != current])
 
@@ -81,7 +86,7 @@ def edit_pairs() -> list[Pair]:
             seed += 1
             scene = sample_scene(seed)
             if _suits(scene, edit):
-                pairs.append(Pair(f"{edit}-{count:03d}", edit, scene, _edited(scene, edit, random.Random(seed))))
+                pairs.append(Pair(f"{edit}-{count:03d}", edit, scene, _edited(scene, edit, _own_random(seed, edit))))
                 count += 1
     return pairs
 
@@ -91,7 +96,7 @@ def drag_pairs() -> list[Pair]:
     pairs, seed = [], FIRST_SEED["drags"]
     while len(pairs) < DRAGS:
         seed += 1
-        scene, rng = sample_scene(seed), random.Random(seed)
+        scene, rng = sample_scene(seed), _own_random(seed, "drag")
         if scene.style != "photo" or scene.extra or scene.cls in SEE_THROUGH:
             continue
         turn = rng.random() < 0.5

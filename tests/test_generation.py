@@ -62,7 +62,7 @@ def test_classifiers_learn_a_separable_world_and_report_agreement():
     for k, field in enumerate(words):
         features[:, k] += labels[field]
     records = [{field: words[field][labels[field][i]] for field in words} for i in range(200)]
-    classifier = attributes.train_classifier(features[:150], records[:150], steps=100)
+    classifier = attributes.train_classifier(features[:150], records[:150])
     agreement = classifier.agreement(features[150:], records[150:])
     assert all(values.shape == (50,) and values.mean() > 0.95 for values in agreement.values())
     swapped = [{**record, "cls": {"cat": "dog", "dog": "cat"}[record["cls"]]} for record in records[150:]]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,7 +139,10 @@ def test_a_failing_batch_loses_nothing_that_was_done(tmp_path):
 
 
 def test_a_failing_batch_in_an_executor_loses_nothing_that_was_done(tmp_path):
+    all_under_way = threading.Barrier(3)
+
     def procedure(items):
+        all_under_way.wait(timeout=30)
         if items[0].id == "000":
             raise RuntimeError("cannot do 000")
         time.sleep(0.05)

@@ -25,6 +25,27 @@ def read_card(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def read_checked(folder: Path, name: str) -> bytes:
+    """The content of `folder/name`; the very bytes returned are those whose sha256 was compared with the folder's card.
+
+    Raises:
+        FileNotFoundError: the card or the file is missing.
+        ValueError: the card does not list the file, or records another sha256.
+    """
+    file = folder / name
+    if not (folder / CARD).is_file():
+        raise FileNotFoundError(f"{folder / CARD} is missing, without it {name} cannot be checked: restore it.")
+    expected = read_card(folder).get("files", {}).get(name)
+    if expected is None:
+        raise ValueError(f"{file} is not listed in {CARD}: remove it or update the card.")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing, but {CARD} lists it: restore it.")
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ValueError(f"{file} is damaged or not the file that {CARD} records: restore it, its sha256 must be {expected}.")
+    return content
+
+
 def write_card(folder: Path, **facts: Any) -> dict[str, Any]:
     """Write `card.json`: the facts that an earlier card had, replaced by those given, and the hashes of the files as they are now."""
     card = {**read_card(folder), **facts, "files": file_hashes(folder)}

@@ -5,7 +5,6 @@ the sha256 in `data/scenes/card.json`.
 """
 
 import gzip
-import hashlib
 import io
 import json
 import tarfile
@@ -18,6 +17,8 @@ import torch
 from PIL import Image
 
 from . import paths
+from .cards import read_card, read_checked
+from .pixels import from_uint8
 
 SPLITS = ("train", "test", "compositional")
 
@@ -53,24 +54,13 @@ class SceneSplit:
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 -> (3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return from_uint8(image).permute(2, 0, 1)
 
 
 def scene_file(name: str) -> Path:
-    """A file of the scene data, checked against the card.
-
-    Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: its sha256 is not the one in `data/scenes/card.json`.
-    """
-    path = paths.SCENES / name
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: it is part of the repository's data (git checkout restores it)")
-    expected = json.loads((paths.SCENES / "card.json").read_text())["files"].get(name)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != expected:
-        raise ValueError(f"{path} has sha256 {digest}, but card.json says {expected}: the file is damaged or the card is out of date")
-    return path
+    """A file of the scene data, checked against its card; raises as `cards.read_checked` does."""
+    read_checked(paths.SCENES, name)
+    return paths.SCENES / name
 
 
 def scene_records(name: str) -> list[dict]:
@@ -92,12 +82,11 @@ def load_scenes(split: str = "train") -> SceneSplit:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    images = []
-    listed = json.loads((paths.SCENES / "card.json").read_text())["files"]
-    for shard in sorted(name for name in listed if name.startswith(f"{split}-") and name.endswith(".tar")):
+    records, images = scene_records(split), []
+    for shard in sorted(name for name in read_card(paths.SCENES)["files"] if name.startswith(f"{split}-") and name.endswith(".tar")):
         with tarfile.open(scene_file(shard)) as archive:
             images += [_decode(archive.extractfile(member).read()) for member in archive.getmembers()]
-    return SceneSplit(np.stack(images), scene_records(split))
+    return SceneSplit(np.stack(images), records)
 
 
 @dataclass(frozen=True)

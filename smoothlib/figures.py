@@ -1,6 +1,6 @@
 """One function for each kind of figure. Each returns a matplotlib Figure on an opaque white ground that reads in light and dark pages.
 
-Images are float arrays or tensors (3, H, W) in [-1, 1]. Small ones are enlarged by whole pixels, so that 64x64 stays 64x64 to the eye.
+Images are arrays or tensors (3, H, W), uint8 or floats in [-1, 1]. Small ones are enlarged by whole pixels: 64x64 stays 64x64 to the eye.
 """
 
 import io
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
+from .pixels import to_uint8
 from .runs import atomic_write
 
 # Okabe & Ito's colours: told apart with every common colour blindness, and in grey.
@@ -34,7 +36,7 @@ def image_grid(
     """Images in rows and columns. `None` leaves a cell empty; `cell_labels` stand under their images; `cell_size` is in inches.
 
     At the defaults a cell is 128 pixels wide: each pixel of a 64x64 image becomes 2x2.
-    Raises ValueError for rows of different length, labels that do not match them, and images that are not (3, H, W), finite, in [-1, 1].
+    Raises ValueError for rows of different length, labels that do not match them, and images that are not (3, H, W), uint8 or in [-1, 1].
     """
     _check_grid(rows, row_labels, column_labels, cell_labels)
     num_rows, num_columns = len(rows), len(rows[0])
@@ -63,8 +65,8 @@ def image_grid(
 
 
 def reconstruction_figure(
-    source: Any,
-    reconstructions: Mapping[str, Any],
+    source: Sequence[Any],
+    reconstructions: Mapping[str, Sequence[Any]],
     scores: Mapping[str, Sequence[float] | np.ndarray],
     *,
     rank_by: str,
@@ -76,8 +78,9 @@ def reconstruction_figure(
 ) -> Figure:
     """Source images above their reconstructions, one row a method (Figure 4): the worst, median and best images of the row `rank_by`.
 
-    `source` and each of `reconstructions`: (N, 3, H, W) in [-1, 1]; `scores`: row -> (N,), printed under each image; `num_each` images a
-    rank. The images are chosen by their rank alone, so that the figure shows failures as well as successes.
+    `source` and each of `reconstructions`: N images in any sequence, of which only those shown are read and converted; `scores`: row ->
+    (N,), printed under each image; `num_each` images a rank. The images are chosen by their rank alone, so that the figure shows failures
+    as well as successes.
     """
     n = len(source)
     if list(reconstructions) != list(scores) or rank_by not in scores:
@@ -160,13 +163,15 @@ def _check_grid(rows: Sequence, row_labels: Sequence | None, column_labels: Sequ
 
 
 def _uint8(image: Any) -> np.ndarray:
-    """(3, H, W) in [-1, 1] -> (H, W, 3) in 0..255, rounded to nearest."""
-    array = np.asarray(image.detach().float().cpu() if hasattr(image, "detach") else image, dtype=np.float32)
-    if array.ndim != 3 or array.shape[0] != 3:
-        raise ValueError(f"An image has the shape {array.shape}, but must be (3, H, W).")
-    if not np.isfinite(array).all() or np.abs(array).max() > 1 + 1e-4:
-        raise ValueError(f"An image has values from {array.min():.3g} to {array.max():.3g}, but must lie in [-1, 1].")
-    return np.clip(np.rint((array.transpose(1, 2, 0) + 1) * 127.5), 0, 255).astype(np.uint8)
+    """(3, H, W), uint8 or floats in [-1, 1] -> (H, W, 3) uint8."""
+    tensor = image.detach().cpu() if isinstance(image, torch.Tensor) else torch.from_numpy(np.array(image))
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"An image has the shape {tuple(tensor.shape)}, but must be (3, H, W).")
+    if tensor.dtype != torch.uint8:
+        if not tensor.isfinite().all() or tensor.abs().max() > 1 + 1e-4:
+            raise ValueError(f"An image has values from {tensor.min():.3g} to {tensor.max():.3g}, but must lie in [-1, 1].")
+        tensor = to_uint8(tensor.float())
+    return tensor.permute(1, 2, 0).numpy()
 
 
 def _lines(labels: Sequence[str]) -> int:

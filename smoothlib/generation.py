@@ -1,5 +1,6 @@
 """Images from captions, each with a noise of its own: what Table 1 and the quality figures measure."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .datasets import SceneSplit, seeded_choice
+from .pixels import to_uint8
 from .sampling import decode_latents, encode_prompts, sample
 
 if TYPE_CHECKING:
@@ -38,15 +40,17 @@ def initial_noise(pipe: "StableDiffusionPipeline", seeds: Sequence[int]) -> Tens
 
 
 class Generation:
-    """The procedure that `runs.run_items` calls: prompts in, images (uint8, (3, H, W)) out."""
+    """The procedure that `runs.run_items` calls: prompts in; per prompt image (uint8, (3, H, W)) and seconds out."""
 
     def __init__(self, pipe: "StableDiffusionPipeline", *, guidance_scale: float, num_inference_steps: int = 50) -> None:
         self.pipe = pipe
         self.arguments = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
 
-    def __call__(self, prompts: list[Prompt]) -> list[dict[str, np.ndarray]]:
+    def __call__(self, prompts: list[Prompt]) -> list[dict[str, float | np.ndarray]]:
         """Generate a batch."""
+        started = time.perf_counter()
         noise = initial_noise(self.pipe, [prompt.noise_seed for prompt in prompts])
         z = sample(self.pipe, noise, encode_prompts(self.pipe, [prompt.caption for prompt in prompts]), **self.arguments)
-        images = ((decode_latents(self.pipe, z) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-        return [{"image": image} for image in images]
+        images = to_uint8(decode_latents(self.pipe, z)).numpy(force=True)
+        seconds = (time.perf_counter() - started) / len(prompts)
+        return [{"image": image, "seconds": seconds} for image in images]

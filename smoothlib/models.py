@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import paths
-from .cards import CARD, file_hashes, read_card
+from .cards import CARD, read_card, read_checked
 from .diffusion import ddim_scheduler
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 PAPER_GUIDANCE_SCALE = 7.5
 PINNED_REVISIONS = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LOADED_SUFFIXES = {".safetensors", ".json", ".txt"}  # what the libraries read from a model's folder
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+LORA_TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0")  # every attention's projections
+WITHOUT_CHECKER = dict(safety_checker=None, feature_extractor=None)
 
 
 def load_pipeline(
@@ -46,18 +47,13 @@ def load_pipeline(
 
     Raises:
         ValueError: no such kind of name, no pinned commit, a file that differs from its card, an adapter that does not fit.
-        FileNotFoundError: the model is not there, or could not be downloaded.
+        FileNotFoundError: the model, or a file that its card lists, is not there, or the download failed.
     """
     from diffusers import StableDiffusionPipeline
 
-    without_checker = dict(safety_checker=None, feature_extractor=None)
-    folder = _local_folder(name)
     with _no_progress_bars():
-        if folder is None:
-            folder = _download(name, revision, without_checker)
-        else:
-            _check_files(folder)
-        options = dict(dtype=dtype, use_safetensors=True, local_files_only=True, requires_safety_checker=False, **without_checker)
+        folder = _trusted_folder(name, revision)
+        options = dict(dtype=dtype, use_safetensors=True, local_files_only=True, requires_safety_checker=False, **WITHOUT_CHECKER)
         pipe = StableDiffusionPipeline.from_pretrained(str(folder), **options)
     pipe.scheduler = ddim_scheduler(pipe)
     pipe.set_progress_bar_config(disable=None)  # bars in a terminal only
@@ -67,9 +63,24 @@ def load_pipeline(
     return pipe
 
 
+def load_vae(
+    name: str = "mini", *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", revision: str | None = None
+) -> "AutoencoderKL":
+    """The autoencoder alone of the pipeline that `name` means, in evaluation mode: arguments and errors are those of `load_pipeline`.
+
+    The folder needs nothing besides `vae`: the second stage is trained where only the first is there yet.
+    """
+    from diffusers import AutoencoderKL
+
+    with _no_progress_bars():
+        folder = _trusted_folder(name, revision, needed="vae/config.json", part="vae/") / "vae"
+        vae = AutoencoderKL.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True)
+    return vae.to(device)
+
+
 def default_guidance_scale(name: str = "mini") -> float:
     """The guidance scale w that the model's card recommends; 7.5, the paper's, where there is no card."""
-    folder = _local_folder(name)
+    folder = _local_folder(name, "model_index.json")
     return float((read_card(folder) if folder else {}).get("guidance_scale", PAPER_GUIDANCE_SCALE))
 
 
@@ -131,14 +142,23 @@ def fingerprint(pipe_or_name: "StableDiffusionPipeline | str") -> str:
     return digest.hexdigest()
 
 
-def _local_folder(name: str) -> Path | None:
-    """The folder that `name` means, None for a hub id."""
+def _trusted_folder(name: str, revision: str | None, *, needed: str = "model_index.json", part: str = "") -> Path:
+    """The folder that `name` means, its files (those whose names begin with `part`) checked; a hub id's is pinned by its commit."""
+    folder = _local_folder(name, needed)
+    if folder is None:
+        return _download(name, revision)
+    _check_files(folder, part)
+    return folder
+
+
+def _local_folder(name: str, needed: str) -> Path | None:
+    """The folder that `name` means, in which the file `needed` is; None for a hub id."""
     shipped, folder = paths.MODELS / name, Path(name)
     if "/" not in name and (shipped.is_dir() or not folder.is_dir()):
         folder = shipped
     if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise FileNotFoundError(f"{folder} has no model_index.json: it is not the folder of a diffusers pipeline")
+        if not (folder / needed).is_file():
+            raise FileNotFoundError(f"{folder} has no {needed}: it is not the folder of a diffusers pipeline")
         return folder
     if "/" not in name:
         raise FileNotFoundError(
@@ -150,7 +170,7 @@ def _local_folder(name: str) -> Path | None:
     raise ValueError(f"name must be a model in {paths.MODELS}, an existing folder or a hub id such as 'owner/model', not {name!r}")
 
 
-def _download(name: str, revision: str | None, passed: dict[str, None]) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     """The local snapshot of a hub id, downloaded where the cache lacks it."""
     from diffusers import StableDiffusionPipeline
 
@@ -162,7 +182,7 @@ def _download(name: str, revision: str | None, passed: dict[str, None]) -> Path:
             f"('{hub_id}@<commit>' for short), not {revision!r}"
         )
     try:
-        return Path(StableDiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True, **passed))
+        return Path(StableDiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True, **WITHOUT_CHECKER))
     except Exception as error:  # whatever the hub client raises, the remedy is the same
         raise FileNotFoundError(
             f"could not download {hub_id!r} at commit {revision} from the Hugging Face hub ({type(error).__name__}): get its "
@@ -171,22 +191,17 @@ def _download(name: str, revision: str | None, passed: dict[str, None]) -> Path:
         ) from None
 
 
-def _check_files(folder: Path) -> None:
-    """Raise unless every file of the folder is the one that its card records; only folders outside `data/models` may lack a card."""
+def _check_files(folder: Path, part: str = "") -> None:
+    """Raise unless every file whose name begins with `part` is the one in the card; only folders outside `data/models` may lack a card."""
     card = read_card(folder)
     if not card:
         if folder.resolve().is_relative_to(paths.MODELS.resolve()):
             raise ValueError(f"{folder} has no {CARD} with its files' hashes: restore it, or write it with smoothlib.cards")
         return
-    found, recorded = file_hashes(folder), card["files"]
-    for name, digest in recorded.items():
-        if name not in found:
-            raise ValueError(f"{folder / name} is missing, but {CARD} lists it: restore the folder")
-        if found[name] != digest:
-            raise ValueError(f"{folder / name} is not the file that {CARD} records (its sha256 differs): restore it or update the card")
-    for name in found:
-        if name not in recorded and Path(name).suffix in LOADED_SUFFIXES:
-            raise ValueError(f"{folder / name} is not listed in {CARD}: remove it or update the card")
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix in LOADED_SUFFIXES and file.name != CARD}
+    for name in sorted({*card.get("files", ()), *there}):
+        if name.startswith(part):
+            read_checked(folder, name)
 
 
 def adapter_file(name_or_folder: str | Path) -> Path:
@@ -214,7 +229,7 @@ def _unchanged_projections(unet: torch.nn.Module, adapter_name: str) -> list[str
 
     attentions = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
     unchanged = []
-    for name in (f"{attention}.{projection}" for attention in attentions for projection in PROJECTIONS):
+    for name in (f"{attention}.{projection}" for attention in attentions for projection in LORA_TARGET_MODULES):
         layer = unet.get_submodule(name)
         changed = isinstance(layer, LoraLayer) and adapter_name in layer.lora_A
         if changed:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .datasets import Item
 from .inversion import ddim_invert, null_text_inversion
 from .metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
+from .pixels import to_uint8
 from .sampling import decode_latents, encode_images, encode_prompts, sample
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Reconstruction:
         originals = torch.stack([item.image for item in items])
         images, facts = reconstruct(self.pipe, originals, [item.caption for item in items], self.method, **self.steps)
         values = {**self.scores(images, originals), **facts}
-        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        pixels = to_uint8(images).numpy(force=True)
         seconds = (time.perf_counter() - started) / len(items)
         return [
             {"image": pixels[i], "seconds": seconds, **{name: float(value[i]) for name, value in values.items()}} for i in range(len(items))

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from smoothlib.figures import COLOURS, image_grid, reconstruction_figure, save_figure, training_curves
+from smoothlib.pixels import to_uint8
 
 
 def random_images(n, size=64, seed=0):
@@ -45,9 +46,10 @@ def test_ground_is_opaque_white_and_empty_cells_stay_empty():
     assert (picture[..., :3] == 128).all(-1).sum() >= 126**2  # zero is mid-grey
 
 
-def test_numpy_images_equal_tensors():
+def test_numpy_images_and_bytes_equal_tensors():
     image = random_images(1)[0]
-    np.testing.assert_array_equal(pixels(image_grid([[image]])), pixels(image_grid([[image.numpy().astype(np.float64)]])))
+    for same in (image.numpy().astype(np.float64), to_uint8(image), to_uint8(image).numpy()):
+        np.testing.assert_array_equal(pixels(image_grid([[image]])), pixels(image_grid([[same]])))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,29 @@ def test_reconstruction_figure_shows_worst_median_and_best(higher_is_better, ord
     for column, i in enumerate((worst, median, best)):
         np.testing.assert_array_equal(shown[column], enlarged(source[i], 1))
         np.testing.assert_array_equal(shown[3 + column], enlarged(other[i], 1))
+
+
+class Counted(list):
+    """Images that remember which of them were read."""
+
+    def __getitem__(self, index):
+        self.read = [*getattr(self, "read", []), index]
+        return super().__getitem__(index)
+
+    def __iter__(self):
+        raise AssertionError("all images are read")
+
+
+def test_reconstruction_figure_reads_only_the_bytes_that_it_shows():
+    """As stored results come: lists of uint8 arrays, hundreds of megabytes at 512x512."""
+    stored = to_uint8(random_images(7)).numpy()
+    source, made = Counted(stored), Counted(255 - stored)
+    figure = reconstruction_figure(source, {"VAE": made}, {"VAE": [4.0, 1.0, 3.0, 0.0, 6.0, 5.0, 2.0]}, rank_by="VAE")
+    assert source.read == made.read == [3, 2, 4]  # worst, median, best
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    for column, i in enumerate([3, 2, 4]):
+        np.testing.assert_array_equal(shown[column], stored[i].transpose(1, 2, 0))
+        np.testing.assert_array_equal(shown[3 + column], 255 - stored[i].transpose(1, 2, 0))
 
 
 def test_reconstruction_figure_shows_several_of_each():

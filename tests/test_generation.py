@@ -31,6 +31,7 @@ def test_generation_equals_the_diffusers_pipeline(pipe):
     ours = generation.Generation(pipe, guidance_scale=3.0, num_inference_steps=4)(prompts)
     noise = generation.initial_noise(pipe, [p.noise_seed for p in prompts])
     theirs = pipe([p.caption for p in prompts], latents=noise, guidance_scale=3.0, num_inference_steps=4, output_type="np").images
+    assert all(r["seconds"] > 0 for r in ours)
     made = np.stack([r["image"] for r in ours]).transpose(0, 2, 3, 1).astype(float)
     assert np.abs(made - theirs * 255).max() <= 1  # rounding alone
 

@@ -122,7 +122,7 @@ def test_a_damaged_shard_is_named(tmp_path, monkeypatch):
         file.seek(100)
         file.write(b"\0\0\0\0")
     monkeypatch.setattr(paths, "SCENES", tmp_path)
-    with pytest.raises(ValueError, match=r"test\.jsonl\.gz has sha256"):
+    with pytest.raises(ValueError, match=r"test\.jsonl\.gz is damaged or not the file that card\.json records"):
         scene_file("test.jsonl.gz")
     with pytest.raises(FileNotFoundError, match="is missing"):
         scene_file("test-00.tar")

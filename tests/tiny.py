@@ -9,6 +9,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from smoothlib import paths
+from smoothlib.cards import write_card
+
 IMAGE_SIZE = 16
 LATENT_SHAPE = (4, 8, 8)
 MAX_TOKENS = 16
@@ -96,6 +99,27 @@ def tiny_unet() -> UNet2DConditionModel:
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Seeded Gaussian noise."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def ship_tiny_pipeline(models, monkeypatch):
+    """Make `models` the folder `data/models`, with the tiny pipeline in it as "mini", with its card; returns the pipeline's folder."""
+    monkeypatch.setattr(paths, "MODELS", models)
+    monkeypatch.setattr(paths, "ADAPTERS", models / "adapters")
+    tiny_pipeline().save_pretrained(models / "mini")
+    write_card(models / "mini", guidance_scale=3.0)
+    return models / "mini"
+
+
+def generate(pipe):
+    """Two steps of the pipeline itself, as latents: equal where two pipelines compute the same."""
+    settings = dict(num_inference_steps=2, guidance_scale=3.0, output_type="latent")
+    return pipe(["a red car"], latents=noise(1, *LATENT_SHAPE), **settings).images
+
+
+def assert_one_sentence(raised):
+    """Of `pytest.raises(...) as raised`: the message is one line, and not a long one."""
+    message = str(raised.value)
+    assert "\n" not in message and len(message) < 450, message
 
 
 @contextlib.contextmanager

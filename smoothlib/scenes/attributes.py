@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..metrics import ImageNetFeatures
+from ..pixels import from_uint8
 
 FIELDS = ("cls", "ground", "setting")
 RESOLUTION = 128  # of the feature network's input; scenes have 64
+CONVENTIONS = {
+    field: f"1 where the classifier's {field} is the caption's, else 0; linear, on MobileNetV2 features at {RESOLUTION} x {RESOLUTION}"
+    for field in FIELDS
+}
 
 
 @torch.no_grad()
@@ -21,7 +26,7 @@ def image_features(images: np.ndarray | Tensor, batch_size: int = 100, resolutio
     """Features (N, 1280) of uint8 images (N, H, W, 3)."""
     network = ImageNetFeatures(resolution)
     pixels = torch.as_tensor(images)
-    return torch.cat([network(batch.permute(0, 3, 1, 2).float() / 127.5 - 1) for batch in pixels.split(batch_size)])
+    return torch.cat([network(from_uint8(batch.permute(0, 3, 1, 2))) for batch in pixels.split(batch_size)])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The paper's tables, as printed (`data/paper/*.yaml`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -13,10 +13,11 @@ ARROWS = {"down": "↓", "up": "↑"}
 
 @dataclass(frozen=True)
 class PaperMetric:
-    """A column: its heading, and whether lower ("down") or higher ("up") is better."""
+    """A column: its heading, whether lower ("down") or higher ("up") is better, and decimals where the paper has no such column."""
 
     label: str
     direction: str
+    decimals: int | None = None
 
     @property
     def heading(self) -> str:
@@ -41,7 +42,17 @@ class PaperTable:
 
     def decimals(self, metric: str) -> int:
         """How many decimals the paper prints in this column; runs are shown with as many."""
+        if (given := self.metrics[metric].decimals) is not None:
+            return given
         return max(len(values[metric].partition(".")[2]) for values in self.rows.values())
+
+    def extended(self, columns: Mapping[str, Mapping[str, str]]) -> "PaperTable":
+        """With further columns (metric -> label and direction) that were measured beside the paper's: its own rows have none of them."""
+        own = {key: PaperMetric(**{"decimals": 3, **column}) for key, column in columns.items() if key not in self.metrics}
+        if wrong := [key for key, metric in own.items() if metric.direction not in ARROWS]:
+            raise ValueError(f"columns gives {wrong[0]} the direction {own[wrong[0]].direction!r}, but it must be 'up' or 'down'.")
+        rows = {label: {**values, **dict.fromkeys(own, "–")} for label, values in self.rows.items()}
+        return replace(self, metrics={**self.metrics, **own}, rows=rows)
 
 
 def load_paper_table(name: str, *, folder: Path = paths.PAPER) -> PaperTable:

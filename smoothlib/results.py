@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from . import paths
 from .config import plain
@@ -26,8 +27,8 @@ from .statistics import compare_rows, mean_interval
 from .tables import ComparisonTable, Record, paired_tests
 
 __all__ = [
-    "comparison_table", "data_hash", "glue", "load_paper_table", "load_record", "make_record", "paired_tests", "provenance", "recorded",
-    "save_record",
+    "comparison_table", "data_hash", "glue", "load_paper_table", "load_record", "make_record", "measured_table", "paired_tests",
+    "provenance", "recorded", "save_record",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -37,7 +38,7 @@ KEYS = ("schema", "name", "table", "model", "items", "conventions", "rows", "com
 def make_record(
     name: str,
     *,
-    table: str,
+    table: str | None,
     model: str,
     items: Sequence[str],
     rows: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]],
@@ -45,15 +46,21 @@ def make_record(
     paper_rows: Mapping[str, str] | None = None,
     conventions: Mapping[str, str] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+    totals: Mapping[str, Mapping[str, float]] | None = None,
+    facts: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """A result in JSON's types: per-item values with means and 95 % intervals, and paired tests between rows.
 
-    `rows`: row label -> metric -> one value per item, in the order of `items` (their ids); metrics are those of the paper's `table`.
-    `paper_rows`: row label -> label of the paper's row that it answers to. `conventions`: metric -> range, window, network.
-    `pairs`: rows to compare, one Holm family; `model`: what it was measured on, in words; `seed`: of the bootstrap.
+    `rows`: row label -> metric -> one value per item, in the order of `items` (their ids); metrics are those of the paper's `table` (any
+    where `table` is None: the paper has none). `paper_rows`: row label -> label of the paper's row that it answers to. `conventions`:
+    metric -> range, window, network. `pairs`: rows to compare, one Holm family; `model`: what it was measured on, in words; `columns`:
+    metric -> label and direction ("up" or "down" is better) of metrics that the paper's table has not; `totals`: row label -> metric -> the
+    value of the whole set, for metrics without a value per item; `facts`: what else there is to keep, in JSON's types; `seed`: of the
+    bootstrap.
     """
-    paper = load_paper_table(table)
+    paper = load_paper_table(table).extended(columns or {}) if table is not None else None
     paper_rows = dict(paper_rows or {})
     _check_rows(rows, len(items), paper, paper_rows)
     measured = {
@@ -66,15 +73,21 @@ def make_record(
         }
         for label, metrics in rows.items()
     }
+    for label, values in (totals or {}).items():
+        whole = {metric: {"mean": value, "low": None, "high": None, "n": len(items)} for metric, value in values.items()}
+        measured[label]["metrics"] |= whole
     comparisons = [asdict(comparison) for comparison in compare_rows(rows, pairs, seed=seed)]
     content = (SCHEMA, name, table, model, list(items), dict(conventions or {}), measured, comparisons, dict(provenance))
-    return plain(dict(zip(KEYS, content, strict=True)), "record")
+    extra = {key: value for key, value in (("columns", columns), ("facts", facts)) if value}
+    return plain(dict(zip(KEYS, content, strict=True)) | extra, "record")
 
 
-def _check_rows(rows: Mapping[str, Mapping[str, Any]], n: int, paper: PaperTable, paper_rows: Mapping[str, str]) -> None:
+def _check_rows(rows: Mapping[str, Mapping[str, Any]], n: int, paper: PaperTable | None, paper_rows: Mapping[str, str]) -> None:
+    if paper is None and paper_rows:
+        raise ValueError(f"paper_rows is {dict(paper_rows)}, but must be empty where table is None.")
     for label, metrics in rows.items():
         for metric, values in metrics.items():
-            if metric not in paper.metrics:
+            if paper is not None and metric not in paper.metrics:
                 raise ValueError(f"rows[{label!r}] has the metric {metric!r}, but {paper.name}'s metrics are {', '.join(paper.metrics)}.")
             if len(values) != n:
                 raise ValueError(f"rows[{label!r}][{metric!r}] has {len(values)} values, but there are {n} items.")
@@ -119,7 +132,17 @@ def comparison_table(table: str, *, this_run: Record | None = None, recorded: Re
     for record in (this_run, recorded):
         if record is not None and record["table"] != table:
             raise ValueError(f"table is {table!r}, but the record {record['name']} is of {record['table']!r}.")
-    return ComparisonTable(load_paper_table(table), recorded=recorded, this_run=this_run)
+    columns = {name: column for record in (recorded, this_run) if record for name, column in record.get("columns", {}).items()}
+    return ComparisonTable(load_paper_table(table).extended(columns), recorded=recorded, this_run=this_run)
+
+
+def measured_table(record: Record) -> pd.DataFrame:
+    """A record's rows alone, "mean [low, high]" as text: for records that answer to no table of the paper."""
+    cells = {
+        label: {name: f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]" for name, value in row["metrics"].items()}
+        for label, row in record["rows"].items()
+    }
+    return pd.DataFrame.from_dict(cells, orient="index").fillna("–")
 
 
 def glue(name: str, value: float | int | str) -> None:
@@ -142,13 +165,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print a record beside the paper's numbers")
     show.add_argument("file", type=Path, help="a record (.json)")
-    show.add_argument("--markdown", action="store_true", help="print the table alone, as Markdown")
+    show.add_argument("--markdown", action="store_true", help="print the table alone, as Markdown (a table of the paper)")
     options = parser.parse_args(arguments)
     try:
         record = load_record(options.file)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    if record["table"] is None:
+        print(f"{record['model']}; n = {len(record['items'])}; {record['provenance']['date'][:10]}\n")
+        print(measured_table(record).to_string())
+        print(json.dumps(record.get("facts", {}), indent=1, ensure_ascii=False))
+        return 0
     table = comparison_table(record["table"], this_run=record, recorded=recorded(record["name"]))
     if options.markdown:
         print(table.markdown())

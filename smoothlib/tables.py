@@ -51,6 +51,8 @@ class ComparisonTable:
     def _cell(self, interval: Mapping[str, Any] | None, metric: str) -> str:
         if interval is None:
             return "–"
+        if interval["low"] is None:  # a number of the whole set
+            return f"{interval['mean']:.{self.paper.decimals(metric)}f}"
         mean, low, high = (f"{interval[key]:.{self.paper.decimals(metric)}f}" for key in ("mean", "low", "high"))
         return f"{mean} [{low}, {high}]"
 

@@ -14,7 +14,7 @@ import torch
 from smoothlib import paths, results
 from smoothlib.paper import load_paper_table
 from smoothlib.provenance import revision
-from smoothlib.results import comparison_table, load_record, make_record, paired_tests, save_record
+from smoothlib.results import comparison_table, load_record, make_record, measured_table, paired_tests, save_record
 from smoothlib.statistics import holm, mean_interval
 
 RNG = np.random.default_rng(0)
@@ -141,12 +141,31 @@ def test_data_hash_depends_on_content_and_order():
         ({"rows": {"VAE": {"mse": [1.0] * 11}}}, r"rows\['VAE'\]\['mse'\] has 11 values, but there are 12 items"),
         ({"rows": {"VAE": {"mse": [1.0] * 11 + [np.nan]}}}, "values holds nan at position 11"),
         ({"paper_rows": {"VAE": "VAE"}}, "paper_rows maps 'VAE' to 'VAE', but the rows are 'VAE', .* and table2's are 'Stable Diff. "),
+        ({"table": None, "paper_rows": {"VAE": "VAE Reconstruction"}}, "paper_rows is .* but must be empty where table is None"),
+        ({"facts": {"frechet_distance": float("inf")}}, r"record\['facts'\]\['frechet_distance'\] is inf, but must be finite"),
         ({"table": "table9"}, "name is 'table9', but the paper's tables are"),
     ],
 )
 def test_a_bad_record_is_not_made(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         make(**changes)
+
+
+def test_a_record_may_answer_to_no_table_of_the_paper(tmp_path, capsys):
+    facts = {"frechet_distance": 12.5, "sweep": {"3": {"cls": 0.25}}}
+    record = make(table=None, rows={"Generated": {"cls": [1.0, 0.0] * 6}, "VAE": VAE}, facts=facts)
+    file = save_record(record, tmp_path / "record.json")
+    assert load_record(file) == record and record["table"] is None and record["facts"] == facts
+    assert record["rows"]["Generated"]["metrics"]["cls"]["mean"] == 0.5 and record["rows"]["VAE"] == make()["rows"]["VAE"] | {
+        "paper_row": None
+    }
+    frame = measured_table(record)
+    assert frame.loc["Generated", "cls"].startswith("0.5 [") and frame.loc["VAE", "cls"] == "–"
+    assert results.main(["show", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "n = 12" in shown and frame.loc["VAE", "psnr"] in shown and '"frechet_distance": 12.5' in shown
+    with pytest.raises(ValueError, match="table is 'table2', but the record table2_recon is of None"):
+        comparison_table("table2", this_run=record)
 
 
 def test_nan_never_reaches_a_file(tmp_path):
@@ -286,3 +305,41 @@ def test_glue_does_nothing_without_myst_nb(monkeypatch):
     results.glue("vae_psnr", 30.5)
     with pytest.raises(TypeError):
         results.glue("vae_psnr", None)
+
+
+# Columns that the paper has not ------------------------------------------------------------------------------------------------------
+
+COLUMNS = {"cv": {"label": "CV", "direction": "down"}, "frechet_distance": {"label": "FD", "direction": "down"}}
+
+
+def make_with_columns(**changes):
+    rows = {"Base": {"istd": RNG.random(12), "cv": RNG.random(12)}, "Smooth": {"istd": RNG.random(12) + 5, "cv": RNG.random(12) + 5}}
+    totals = {"Base": {"frechet_distance": 12.5}, "Smooth": {"frechet_distance": 13.25}}
+    arguments = dict(table="table1", rows=rows, paper_rows={"Base": "Stable Diffusion"}, columns=COLUMNS, totals=totals)
+    return make(**(arguments | {"pairs": [("Base", "Smooth")]} | changes))
+
+
+def test_further_columns_stand_beside_the_papers():
+    record = make_with_columns()
+    table = comparison_table("table1", this_run=record)
+    frame = table.dataframe()
+    assert list(frame.columns)[-2:] == ["CV ↓", "FD ↓"]
+    assert frame.loc[("Stable Diffusion", "Paper"), "CV ↓"] == "–"
+    assert frame.loc[("Base", "This run"), "FD ↓"] == "12.500"
+    assert "[" in frame.loc[("Base", "This run"), "CV ↓"]
+    tests = paired_tests(record, table.paper)
+    assert set(tests["Metric"]) == {"ISTD ↓", "CV ↓"} and set(tests["At 5 %"]) == {"first better"}
+
+
+def test_a_record_with_further_columns_is_stored_and_read(tmp_path):
+    record = make_with_columns(facts={"seeds": [1, 2]})
+    again = load_record(save_record(record, tmp_path / "record.json"))
+    assert str(comparison_table("table1", recorded=again)) == str(comparison_table("table1", recorded=record))
+    assert again["facts"] == {"seeds": [1, 2]}
+
+
+def test_a_metric_without_a_column_is_refused():
+    with pytest.raises(ValueError, match="has the metric 'cv', but table1's metrics are"):
+        make_with_columns(columns={})
+    with pytest.raises(ValueError, match="columns gives cv the direction 'left'"):
+        make_with_columns(columns={"cv": {"label": "CV", "direction": "left"}})

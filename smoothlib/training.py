@@ -1,14 +1,16 @@
 """One training loop on accelerate: `python -m smoothlib.training --config configs/training/base.yaml`.
 
-Everything random in step k (which examples, noise, dropout of captions) comes from generators seeded by (seed, k, rank), so a run that was
-killed and resumed from its checkpoint ends in the same weights as an unbroken one.
+Everything random in step k (which examples, noise, dropout of captions) comes from a generator seeded by (seed, k), drawn for the whole
+step and dealt out to processes and micro-batches. So a run that was killed and resumed from its checkpoint ends in the same weights as an
+unbroken one, and two processes take the step that one process takes with twice the batch.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,69 +22,7 @@ from . import paths
 from .cards import training_facts, write_card
 from .objectives import OBJECTIVES, Objective
 from .runs import atomic_write
-
-# what a resumed run may change: none of these enters the weights
-FREE_TO_CHANGE = {"checkpoint_minutes", "log_every", "export_to"}
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """A training run.
-
-    Raises:
-        ValueError: a setting is unknown or out of range.
-    """
-
-    name: str  # checkpoints and log go to runs/training/<name>
-    objective: str  # a key of smoothlib.objectives.OBJECTIVES
-    export_to: str  # folder below data/models that receives the result
-    steps: int
-    batch_size: int
-    learning_rate: float
-    objective_options: dict = field(default_factory=dict)
-    warmup_steps: int = 200
-    final_learning_rate: float = 0.05  # share of the learning rate left at the last step (cosine decay)
-    weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0
-    gradient_accumulation_steps: int = 1
-    ema_decay: float = 0.999  # 0: no average, the last weights are exported
-    mixed_precision: str = "no"
-    seed: int = 0
-    checkpoint_minutes: float = 3.0
-    log_every: int = 50
-
-    def __post_init__(self):
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision must be no or bf16, got {self.mixed_precision!r}")
-        for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-
-    @property
-    def folder(self) -> Path:
-        """Where checkpoint and log are kept while the run goes on."""
-        return paths.RUNS / "training" / self.name
-
-
-def load_config(path: Path, **overrides) -> TrainingConfig:
-    """Read a YAML file of settings, replace some of them, and validate.
-
-    Raises:
-        ValueError: a setting has no such name.
-    """
-    settings = {**yaml.safe_load(Path(path).read_text()), **overrides}
-    known = {f.name for f in fields(TrainingConfig)}
-    for name in settings:
-        if name not in known:
-            raise ValueError(f"unknown training setting {name!r} in {path}; known are {', '.join(sorted(known))}")
-    return TrainingConfig(**settings)
+from .training_config import FREE_TO_CHANGE, Loader, TrainingConfig, load_config
 
 
 class ExponentialMovingAverage:
@@ -105,9 +45,9 @@ class ExponentialMovingAverage:
             parameter.copy_(average)
 
 
-def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """The generator of one optimiser step on one process."""
-    return torch.Generator().manual_seed(((seed * 1_000_003 + step) * 1_009 + rank) % 2**63)
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of one optimiser step, on all processes."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 def step_indices(length: int, batch: int, seed: int, step: int) -> Tensor:
@@ -165,6 +105,7 @@ class Trainer:
             "seconds": self.seconds,
             "parameters": [p.detach().cpu() for p in self.parameters],
             "averages": self.average.averages if self.average else [],
+            "objective": self.objective.state(),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -183,6 +124,7 @@ class Trainer:
             for average, saved in zip(self.average.averages if self.average else [], state["averages"], strict=True):
                 average.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state(state["objective"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
@@ -196,25 +138,31 @@ class Trainer:
         """One update; returns the loss and the objective's numbers.
 
         Raises:
-            FloatingPointError: the loss or gradient is not finite; names the step and the last good checkpoint.
+            FloatingPointError: the loss or gradient is not finite; names the step, what was drawn and the last good checkpoint.
         """
-        config, ranks = self.config, self.accelerator.num_processes
+        config, ranks, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(config, self.step)
-        generator = step_generator(config.seed, self.step, self.accelerator.process_index)
-        per_step = config.batch_size * config.gradient_accumulation_steps * ranks
+        self.objective.step = self.step
+        parts = config.gradient_accumulation_steps
+        per_step = config.batch_size * parts * ranks
         indices = step_indices(len(self.objective), per_step, config.seed, self.step)
-        mine = indices.chunk(ranks)[self.accelerator.process_index]
+        draws = self.objective.draw(per_step, step_generator(config.seed, self.step))
         logged: dict[str, float] = {}
-        for part in mine.chunk(config.gradient_accumulation_steps):
-            loss, numbers = self.model(part, generator)
-            self.accelerator.backward(loss / config.gradient_accumulation_steps)
+        for part in range(parts):
+            # a micro-batch's rows lie side by side over the ranks: a batch split between processes sees the rows of one undivided
+            rows = slice((part * ranks + rank) * config.batch_size, (part * ranks + rank + 1) * config.batch_size)
+            last = part == parts - 1
+            with self.objective.kernels(), contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, numbers = self.model(indices[rows], {name: values[rows] for name, values in draws.items()})
+                self.accelerator.backward(loss / parts)
             for name, value in {"loss": loss, **numbers}.items():
-                logged[name] = logged.get(name, 0.0) + value.item() / config.gradient_accumulation_steps
+                logged[name] = logged.get(name, 0.0) + value.item() / parts
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(logged["loss"]))):
+            drawn = self.objective.describe(draws)
             raise FloatingPointError(
-                f"loss {logged['loss']} with gradient norm {float(norm)} at step {self.step} of {config.name}; "
+                f"loss {logged['loss']} with gradient norm {float(norm)} at step {self.step} of {config.name}{drawn and ', ' + drawn}; "
                 f"the last good checkpoint is {self.checkpoint if self.checkpoint.exists() else 'none yet'}"
             )
         self.optimizer.step()
@@ -279,7 +227,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings that replace the file's")
     arguments = parser.parse_args()
-    overrides = {name: yaml.safe_load(value) for name, value in (entry.split("=", 1) for entry in arguments.set)}
+    overrides = {name: yaml.load(value, Loader) for name, value in (entry.split("=", 1) for entry in arguments.set)}
     train(load_config(arguments.config, **overrides))
 
 

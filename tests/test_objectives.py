@@ -1,8 +1,11 @@
 """The two objectives on real scenes: their losses against the formula, what learns and what does not, and what they export."""
 
+import json
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 
 from smoothlib import mini, paths
 from smoothlib.datasets import load_scenes
@@ -24,7 +27,12 @@ def generator(seed=0):
 
 def denoising(runs, **options):
     torch.manual_seed(0)
-    return DenoisingObjective(split=SPLIT, **options)
+    return DenoisingObjective(**{"split": SPLIT, **options})
+
+
+def loss_of(objective, count=4, seed=0):
+    """Loss and numbers of the first `count` examples."""
+    return objective(torch.arange(count), objective.draw(count, generator(seed)))
 
 
 def test_denoising_loss_is_the_min_snr_weighted_error(runs, monkeypatch):
@@ -36,55 +44,52 @@ def test_denoising_loss_is_the_min_snr_weighted_error(runs, monkeypatch):
         return type("Output", (), {"sample": torch.zeros_like(x_t)})()
 
     monkeypatch.setattr(objective.unet, "forward", predict_nothing)
-    indices = torch.arange(12)
-    loss, logged = objective(indices, generator(3))
-    # Without a prediction the error is |eps|^2; the noise is the generator's fourth draw.
-    replay = generator(3)
-    torch.rand(12, generator=replay), torch.randn(12, 4, 16, 16, generator=replay), torch.rand(12, 1, generator=replay)
-    error = torch.randn(12, 4, 16, 16, generator=replay).square().mean(dim=(1, 2, 3))
+    loss, logged = loss_of(objective, 12)
+    draws = objective.draw(12, generator())
+    assert torch.equal(seen["t"], draws["timesteps"])
+    error = draws["eps"].square().mean(dim=(1, 2, 3))  # without a prediction the error is |eps|^2
     alpha_bar = objective.scheduler.alphas_cumprod[seen["t"]]
     snr = alpha_bar / (1 - alpha_bar)
     torch.testing.assert_close(loss, (torch.minimum(snr, torch.tensor(5.0)) / snr * error).mean())
     torch.testing.assert_close(logged["mse"], error.mean())
     objective.min_snr_gamma = 0
-    torch.testing.assert_close(objective(indices, generator(3))[0], error.mean())
+    torch.testing.assert_close(loss_of(objective, 12)[0], error.mean())
 
 
 def test_denoising_is_determined_by_its_generator_and_drops_captions(runs, monkeypatch):
     objective = denoising(runs, caption_dropout=0.5)
-    indices = torch.arange(40)
     tokens = []
     encode = objective.text_encoder.forward
     monkeypatch.setattr(objective.text_encoder, "forward", lambda ids, **k: (tokens.append(ids), encode(ids, **k))[1])
     with torch.no_grad():
-        first, again, other = (objective(indices, generator(seed))[0] for seed in (1, 1, 2))
+        first, again, other = (loss_of(objective, 40, seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     dropped = (tokens[0] == objective.empty).all(1)
     assert 8 < dropped.sum() < 32
-    assert torch.equal(tokens[0][~dropped], objective.tokens[indices][~dropped])
+    assert torch.equal(tokens[0][~dropped], objective.tokens[:40][~dropped])
 
 
 def test_latents_are_encoded_once_and_mirror_images_follow(runs, monkeypatch):
     objective = denoising(runs)
-    assert objective.means.shape == (2 * len(objective), 4, 16, 16)
+    assert objective.examples.means.shape == (2 * len(objective), 4, 16, 16)
     vae = objective._vae[0]
     mirrored = torch.from_numpy(load_scenes(SPLIT).images[:1]).permute(0, 3, 1, 2).flip(-1)
     expected = vae.encode(mirrored.float() / 127.5 - 1).latent_dist.mean
-    torch.testing.assert_close(objective.means[len(objective)].float(), expected[0], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(objective.examples.means[len(objective)].float(), expected[0], rtol=1e-2, atol=1e-2)
     monkeypatch.setattr(AutoencoderKL, "encode", lambda *_: pytest.fail("encoded again"))
     denoising(runs)
 
 
 def test_unit_variance_of_the_scaled_latents(runs):
     objective = denoising(runs)
-    assert (objective.means.float() * objective.scaling_factor).std().item() == pytest.approx(1, abs=0.15)
+    assert (objective.examples.means.float() * objective.scaling_factor).std().item() == pytest.approx(1, abs=0.15)
 
 
 def one_step(objective):
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     for seed in range(2):  # LoRA's B starts at zero: the first step moves B, the second A
-        objective(torch.arange(4), generator(seed))[0].backward()
+        loss_of(objective, seed=seed)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
     return parameters
@@ -125,19 +130,81 @@ def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"), [(dict(trainable="vae"), "trainable must be all, unet or lora, got 'vae'"), (dict(rank=0), "rank must")]
+    ("options", "sentence"),
+    [
+        (dict(trainable="vae"), "trainable must be all, unet or lora, got 'vae'"),
+        (dict(rank=0), "rank must be at least 1, got 0"),
+        (dict(regularization=-1), "regularization must be at least 0, got -1"),
+        (dict(regularized_share=0), r"regularized_share must lie in \(0, 1\], got 0"),
+        (dict(regularize_every=0), "regularize_every must be at least 1, got 0"),
+        (dict(regularization=1, regularizer=dict(mode="mine")), "mode must be one of"),
+    ],
 )
 def test_bad_options_are_named(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         DenoisingObjective(**options)
 
 
+LORA = dict(trainable="lora", rank=2, caption_dropout=0.0, min_snr_gamma=0.0)
+
+
+def test_the_regularized_loss_is_eq_14_and_its_base_that_of_the_plain_fine_tune(runs):
+    plain, regularized = denoising(runs, **LORA), denoising(runs, **LORA, regularization=3.0)
+    base, _ = loss_of(plain)
+    loss, numbers = loss_of(regularized)
+    torch.testing.assert_close(numbers["base"], base)
+    torch.testing.assert_close(loss, base + 3.0 * numbers["reg"])
+    assert numbers["reg"] > 0 and torch.equal(numbers["running_mean"], regularized.regularizer.running_mean[0])
+    with regularized.kernels():
+        loss.backward()
+
+
+def test_a_share_of_the_batch_and_every_kth_step_leave_the_base_loss_alone(runs):
+    whole = denoising(runs, **LORA, regularization=3.0)
+    share = denoising(runs, **LORA, regularization=3.0, regularized_share=0.5)
+    _, numbers = loss_of(share)
+    torch.testing.assert_close(numbers["base"], loss_of(whole)[1]["base"])
+    half = denoising(runs, **LORA, regularization=3.0)
+    draws = half.draw(4, generator())
+    _, first_half = half(torch.arange(2), {name: values[:2] for name, values in draws.items()})
+    torch.testing.assert_close(numbers["reg"], first_half["reg"])
+
+    lazy = denoising(runs, **LORA, regularization=3.0, regularize_every=4)
+    loss, numbers = loss_of(lazy)
+    torch.testing.assert_close(loss, numbers["base"] + 3.0 * 4 * numbers["reg"])
+    lazy.step = 5
+    loss, numbers = loss_of(lazy)
+    torch.testing.assert_close(loss, numbers["mse"])
+
+
+def test_a_folder_of_images_gives_the_latents_of_its_files(runs, tmp_path):
+    scenes = load_scenes(SPLIT)
+    for i in range(3):
+        Image.fromarray(scenes.images[i]).save(tmp_path / f"{i}.png")
+    listing = [{"file_name": f"{i}.png", "text": scenes.captions[i]} for i in range(3)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, listing)))
+    own, shipped = denoising(runs, data=str(tmp_path), resolution=64, **LORA), denoising(runs, **LORA)
+    assert len(own) == 3 and own.examples.shape == shipped.examples.shape
+    for mirrored in (False, True):
+        flags = torch.full((3,), mirrored)
+        for found, wanted in zip(
+            own.examples.posterior(torch.arange(3), flags), shipped.examples.posterior(torch.arange(3), flags), strict=True
+        ):
+            torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(loss_of(own, 3)[0], loss_of(shipped, 3)[0], rtol=1e-2, atol=1e-3)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "9.png", "text": "a cat"}')
+    with pytest.raises(ValueError, match=r"line 1 of .*metadata.jsonl must give an existing image"):
+        denoising(runs, data=str(tmp_path), **LORA)
+    with pytest.raises(ValueError, match=r"data must be a folder with a metadata.jsonl"):
+        denoising(runs, data=str(tmp_path / "absent"), **LORA)
+
+
 def test_autoencoder_crops_lie_on_the_latent_grid_and_its_loss_adds_up():
     torch.manual_seed(0)
     objective = AutoencoderObjective(crop=32, start_from="mini")
     with torch.no_grad():
-        loss, parts = objective(torch.arange(4), generator())
-        again, _ = objective(torch.arange(4), generator())
+        loss, parts = loss_of(objective)
+        again, _ = loss_of(objective)
     assert torch.equal(loss, again)
     torch.testing.assert_close(loss, parts["l1"] + 0.3 * parts["lpips"] + 1e-4 * parts["kl"])
     assert parts["psnr"] > 20  # the shipped autoencoder, not a fresh one

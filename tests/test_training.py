@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from smoothlib import paths
@@ -28,7 +29,7 @@ class Regression(Objective):
         self.inputs = torch.randn(30, 6, generator=generator)
         torch.manual_seed(3)
         self.network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
-        self.diverge_at, self.calls = diverge_at, 0
+        self.diverge_at, self.calls, self.seen = diverge_at, 0, torch.tensor(0.0)
 
     def __len__(self):
         return len(self.inputs)
@@ -36,10 +37,23 @@ class Regression(Objective):
     def identity(self):
         return "thirty inputs"
 
-    def forward(self, indices, generator):
+    def draw(self, count, generator):
+        return {"noise": torch.randn(count, 2, generator=generator)}
+
+    def describe(self, draws):
+        return f"{len(draws['noise'])} draws"
+
+    def state(self):
+        return {"seen": self.seen}
+
+    def load_state(self, state):
+        self.seen = state["seen"]
+
+    def forward(self, indices, draws):
         self.calls += 1
-        noise = torch.randn(len(indices), 2, generator=generator)
-        loss = (self.network(self.inputs[indices]) - noise).square().mean()
+        noise = draws["noise"]
+        self.seen = self.seen + noise.sum()  # a running statistic that the loss depends on
+        loss = (self.network(self.inputs[indices]) - noise).square().mean() + 1e-3 * self.seen * self.network[0].weight.sum()
         if self.diverge_at is not None and self.calls > self.diverge_at:
             loss = loss * float("nan")
         return loss, {"noise": noise.mean()}
@@ -152,20 +166,23 @@ def test_finish_exports_the_average_with_log_settings_and_card(tmp_path, monkeyp
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path, monkeypatch):
     run = trainer(tmp_path, monkeypatch, objective=Regression(diverge_at=4), checkpoint_minutes=1e-9)
-    with pytest.raises(FloatingPointError, match=r"at step 4 of toy; the last good checkpoint is .*checkpoint\.pt"):
+    with pytest.raises(FloatingPointError, match=r"at step 4 of toy, 4 draws; the last good checkpoint is .*checkpoint\.pt"):
         run.run()
     assert torch.isfinite(weights(run.objective)).all()
     assert torch.load(run.checkpoint, weights_only=True)["step"] == 4
 
 
-def test_gradient_accumulation_sums_the_same_gradient(tmp_path, monkeypatch):
-    class NoNoise(Regression):
-        def forward(self, indices, generator):
-            return (self.network(self.inputs[indices]) - 1).square().mean(), {}
+class Stateless(Regression):
+    """Without the running statistic, which moves once per micro-batch."""
 
-    one = trainer(tmp_path / "a", monkeypatch, objective=NoNoise())
+    def forward(self, indices, draws):
+        return (self.network(self.inputs[indices]) - draws["noise"]).square().mean(), {}
+
+
+def test_gradient_accumulation_takes_the_same_steps(tmp_path, monkeypatch):
+    one = trainer(tmp_path / "a", monkeypatch, objective=Stateless())
     one.run()
-    two = trainer(tmp_path / "b", monkeypatch, objective=NoNoise(), batch_size=2, gradient_accumulation_steps=2)
+    two = trainer(tmp_path / "b", monkeypatch, objective=Stateless(), batch_size=2, gradient_accumulation_steps=2)
     two.run()
     torch.testing.assert_close(weights(one.objective), weights(two.objective), rtol=1e-4, atol=1e-6)
 
@@ -206,6 +223,15 @@ def test_learning_rate_warms_up_and_decays():
 def test_bad_settings_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**{"name": "x", **SETTINGS, **change})
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(SETTINGS | {"name": "x"}) + "objective_options: {kl_weight: 1e-4, names: [1e3, -2E-5, 1e, e5]}\n")
+    file.write_text(file.read_text().replace("learning_rate: 0.01", "learning_rate: 1e-2"))
+    config = load_config(file)
+    assert config.learning_rate == 1e-2
+    assert config.objective_options == {"kl_weight": 1e-4, "names": [1e3, -2e-5, "1e", "e5"]}
 
 
 def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp_path):

@@ -4,25 +4,20 @@ import hashlib
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
-from .. import mini, paths
+from .. import mini
 from ..datasets import load_scenes
 from ..metrics import LearnedPerceptualImagePatchSimilarity
-from .base import Objective
+from ..models import load_vae
+from ..pixels import from_uint8
+from .base import Draws, Objective
 
 
-def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image with probability one half; captions name no side."""
-    flip = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
-
-
-def _crop(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A random square of each image, (B, 3, size, size), its corner on the latent grid of 4 pixels."""
-    corners = 4 * torch.randint((images.shape[-1] - size) // 4 + 1, (len(images), 2), generator=generator)
-    return torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(images, corners.tolist(), strict=True)])
+def _crop(images: Tensor, size: int, corners: Tensor) -> Tensor:
+    """The square of each image whose upper left corner is (y, x) = `corners` (B, 2), in latent cells of 4 pixels: (B, 3, size, size)."""
+    pixels = (4 * corners).tolist()
+    return torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(images, pixels, strict=True)])
 
 
 class AutoencoderObjective(Objective):
@@ -40,7 +35,7 @@ class AutoencoderObjective(Objective):
         self.lpips_weight, self.kl_weight, self.crop = lpips_weight, kl_weight, crop
         self.vae = mini.build_vae()
         if start_from:
-            self.vae.load_state_dict(AutoencoderKL.from_pretrained(paths.MODELS / start_from / "vae", dtype=torch.float32).state_dict())
+            self.vae.load_state_dict(load_vae(start_from).state_dict())
         self.images = torch.from_numpy(load_scenes("train").images).permute(0, 3, 1, 2).contiguous()  # (N, 3, 64, 64) uint8
         # held in a list: a frozen judge, not a part of what is trained or saved
         self._judge = [LearnedPerceptualImagePatchSimilarity().network.eval().requires_grad_(False)]
@@ -52,13 +47,22 @@ class AutoencoderObjective(Objective):
         """Hash of the training images."""
         return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
 
-    def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x = _flip(self.images[indices.cpu()].float() / 127.5 - 1, generator)
-        if self.crop:
-            x = _crop(x, self.crop, generator)
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Mirroring (captions name no side), the corner of the crop in latent cells, and the posterior's noise."""
+        side = (self.crop or mini.IMAGE_SIZE) // 4
+        return {
+            "mirrored": torch.rand(count, generator=generator) < 0.5,
+            "corners": torch.randint(mini.IMAGE_SIZE // 4 - side + 1, (count, 2), generator=generator),
+            "posterior_noise": torch.randn(count, 4, side, side, generator=generator),
+        }
+
+    def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        x = from_uint8(self.images[indices.cpu()])
+        x = torch.where(draws["mirrored"].cpu().view(-1, 1, 1, 1), x.flip(-1), x)
+        x = _crop(x, self.crop or mini.IMAGE_SIZE, draws["corners"])
         x = x.to(self.vae.device)
         posterior = self.vae.encode(x).latent_dist
-        z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(x.device)
+        z = posterior.mean + posterior.std * draws["posterior_noise"].to(x.device)
         y = self.vae.decode(z).sample
         reconstruction = (x - y).abs().mean()
         perceptual = self._judge[0].to(x.device)(x, y).mean()
@@ -71,6 +75,6 @@ class AutoencoderObjective(Objective):
     def export(self, folder: Path) -> None:
         """Measure `scaling_factor` = 1 / std of the latents of 2,000 training images and save the autoencoder."""
         chosen = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0))[:2000]
-        latents = [self.vae.encode(self.images[i].to(self.vae.device).float() / 127.5 - 1).latent_dist.mode() for i in chosen.split(50)]
+        latents = [self.vae.encode(from_uint8(self.images[i].to(self.vae.device))).latent_dist.mode() for i in chosen.split(50)]
         self.vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
         self.vae.save_pretrained(folder / "vae")

@@ -1,20 +1,49 @@
 """The interface between an objective and the training loop."""
 
+import contextlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+Draws = dict[str, Tensor]
+
 
 class Objective(nn.Module):
-    """Base class: `forward(indices, generator) -> (loss, logged numbers)` over `len(objective)` training examples."""
+    """Base class: `forward(indices, draws) -> (loss, logged numbers)` over `len(objective)` training examples.
+
+    What is random about an example of a step is drawn by `draw` and handed to `forward`. The loop draws for the whole step at once and
+    deals the rows out, so that the number of processes and of gradient accumulations leaves the training as it is.
+    """
+
+    step = 0  # the optimiser step that is being taken; the loop sets it
 
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of the examples `indices` (B,), all randomness from `generator`, and numbers for the log."""
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Everything random about `count` examples, each tensor (count, ...)."""
         raise NotImplementedError
+
+    def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss of the examples `indices` (B,) with their rows of `draw`, and numbers for the log."""
+        raise NotImplementedError
+
+    def describe(self, draws: Draws) -> str:
+        """What to tell of these draws when their loss is not finite."""
+        return ""
+
+    def kernels(self) -> AbstractContextManager:
+        """Context of a whole step, backward included."""
+        return contextlib.nullcontext()
+
+    def state(self) -> Draws:
+        """What a resumed run needs besides weights and optimiser."""
+        return {}
+
+    def load_state(self, state: Draws) -> None:
+        """Take up what `state` gave."""
 
     def identity(self) -> str:
         """Hash of everything besides settings and weights that training depends on: a checkpoint goes on with the same one alone."""

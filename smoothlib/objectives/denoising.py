@@ -1,44 +1,32 @@
-"""The second stage: text-to-image diffusion on the latents, from scratch or as a fine-tune."""
+"""The second stage: text-to-image diffusion on the latents, from scratch or as a fine-tune, with or without the regularizer."""
 
 import copy
 import hashlib
 import json
+import math
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
-from .. import mini, paths
-from ..datasets import load_scenes
-from ..models import load_pipeline
+from .. import mini
+from ..diffusion import predict_x0
+from ..models import LORA_TARGET_MODULES, load_pipeline, load_vae
+from ..regularizer import StepwiseVariation, Variation
 from ..runs import atomic_write
-from .base import Objective
+from .base import Draws, Objective
+from .latents import FolderLatents, SceneLatents
 
-
-@torch.no_grad()
-def encode_training_images(vae: AutoencoderKL, split: str = "train") -> tuple[Tensor, Tensor]:
-    """Posterior means and standard deviations of the split's images, then of their mirror images, each (2N, 4, h, w) in half precision.
-
-    Two minutes' work for the training split, kept in runs/latents under a hash of the autoencoder's weights and the images.
-    """
-    scenes = load_scenes(split)
-    digest = hashlib.sha256(scenes.images.tobytes())
-    digest.update(json.dumps({k: v for k, v in vae.config.items() if k != "_name_or_path"}, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode() + tensor.numpy().tobytes())
-    file = paths.RUNS / "latents" / f"{digest.hexdigest()[:32]}.safetensors"
-    if not file.exists():
-        images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2)
-        batches = [batch.flip(-1) if mirrored else batch for mirrored in (False, True) for batch in images.split(100)]
-        posteriors = [vae.encode(batch.float() / 127.5 - 1).latent_dist for batch in batches]
-        moments = {name: torch.cat([getattr(p, name).half() for p in posteriors]).contiguous() for name in ("mean", "std")}
-        atomic_write(file, safetensors.torch.save(moments))
-    moments = safetensors.torch.load_file(file)
-    return moments["mean"], moments["std"]
+SNR_WEIGHTS = {  # min-SNR weight of the network's own target: its error is that of x0_hat over snr, snr + 1 or 1
+    "epsilon": lambda snr, clipped: clipped / snr,
+    "v_prediction": lambda snr, clipped: clipped / (snr + 1),
+    "sample": lambda snr, clipped: clipped,
+}
 
 
 def forget_origin(folder: Path) -> None:
@@ -50,17 +38,29 @@ def forget_origin(folder: Path) -> None:
 
 
 class DenoisingObjective(Objective):
-    """Text-to-image diffusion: E || eps - eps_theta(x_t, t, c) ||^2, weighted per timestep by min(SNR, gamma) / SNR.
+    """L_base + lambda L_reg (Eq. 14): the noise prediction's squared error and Step-wise Variation Regularization.
 
-    The weight (Hang et al. 2023, https://arxiv.org/abs/2303.09556) keeps the nearly noise-free timesteps from dominating; gamma 0 turns it
-    off. Captions are dropped with probability `caption_dropout` so that guidance works.
+    L_base = E || target - network(x_t, t, caption) ||^2, weighted per timestep by min(SNR, gamma) / SNR (Hang et al. 2023,
+    https://arxiv.org/abs/2303.09556) so that the nearly noise-free timesteps do not dominate; the target is the scheduler's prediction
+    type.
 
-    `trainable` is what learns: `all` trains UNet and text encoder, from scratch or from those of the pipeline `start_from`; `unet`
-    fine-tunes every weight of the UNet of `pipeline`, and `lora` a LoRA of `rank` on its attention projections (PEFT's, gaussian
-    initialisation), both with the text encoder frozen.
+    Args:
+        pipeline: what is trained: a folder of data/models, or any pipeline that `load_pipeline` knows.
+        trainable: `all` trains UNet and text encoder of the embedded architecture, from scratch or from those of the pipeline `start_from`;
+            `unet` every weight of the UNet of `pipeline`, and `lora` a LoRA of `rank` on its attention projections (PEFT's, gaussian
+            initialisation), both with the text encoder frozen.
+        caption_dropout: share of captions replaced by the empty one, so that guidance works.
+        min_snr_gamma: gamma above; 0 weights all timesteps alike.
+        split: scenes to train on; unused where `data` is given.
+        data: a folder of images with captions (see `FolderLatents`), at `resolution` pixels.
+        regularization: lambda; 0 is the plain fine-tune.
+        regularizer: arguments of `StepwiseVariation`.
+        regularized_share: share of each batch that L_reg is measured on.
+        regularize_every: L_reg enters every k-th step alone, k times as strong (StyleGAN2's lazy regularization).
+        gradient_checkpointing: recompute the UNet's activations in backward.
 
     Raises:
-        ValueError: `trainable` or `rank` is not one of these.
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -72,41 +72,58 @@ class DenoisingObjective(Objective):
         caption_dropout: float = 0.1,
         min_snr_gamma: float = 5.0,
         split: str = "train",
+        data: str | None = None,
+        resolution: int = 512,
+        regularization: float = 0.0,
+        regularizer: dict[str, Any] | None = None,
+        regularized_share: float = 1.0,
+        regularize_every: int = 1,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         if trainable not in ("all", "unet", "lora"):
             raise ValueError(f"trainable must be all, unet or lora, got {trainable!r}")
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}")
-        vae = AutoencoderKL.from_pretrained(paths.MODELS / pipeline / "vae", dtype=torch.float32).eval()
+        for name, value in (("rank", rank), ("regularize_every", regularize_every)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not regularization >= 0:
+            raise ValueError(f"regularization must be at least 0, got {regularization}")
+        if not 0 < regularized_share <= 1:
+            raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
+        self.regularizer = StepwiseVariation(**(regularizer or {})) if regularization else None
+        self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
+        self.trainable, self.caption_dropout, self.min_snr_gamma = trainable, caption_dropout, min_snr_gamma
+        if trainable == "all":
+            vae = load_vae(pipeline)
+            self._build(start_from)
+        else:
+            vae = self._load_frozen(pipeline, rank)
         self._vae = [vae]  # in a list: saved with the pipeline, neither trained nor checkpointed
         self.scaling_factor = vae.config.scaling_factor
-        self.means, self.stds = encode_training_images(vae, split)
-        self.trainable = trainable
-        self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
-        if trainable == "all":
-            self.text_encoder = mini.build_text_encoder(len(self.tokenizer))
-            self.unet = mini.build_unet()
-            if start_from:
-                earlier = load_pipeline(start_from)
-                self.tokenizer = earlier.tokenizer
-                self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
-                self.unet.load_state_dict(earlier.unet.state_dict())
-        else:
-            self._load_frozen(pipeline, rank)
-        self.caption_dropout, self.min_snr_gamma = caption_dropout, min_snr_gamma
-        self.tokens = self._tokenise(load_scenes(split).captions)
-        self.empty = self._tokenise([""])
-        self.alpha_bar = self.scheduler.alphas_cumprod
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self.examples = FolderLatents(vae, data, resolution) if data else SceneLatents(vae, split)
+        self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
+        self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
 
-    def _load_frozen(self, pipeline: str, rank: int) -> None:
+    def _build(self, start_from: str | None) -> None:
+        self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
+        self.text_encoder, self.unet = mini.build_text_encoder(len(self.tokenizer)), mini.build_unet()
+        if start_from:
+            earlier = load_pipeline(start_from)
+            self.tokenizer = earlier.tokenizer
+            self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
+            self.unet.load_state_dict(earlier.unet.state_dict())
+
+    def _load_frozen(self, pipeline: str, rank: int) -> AutoencoderKL:
         pipe = load_pipeline(pipeline)
         self.tokenizer, self.scheduler = pipe.tokenizer, pipe.scheduler
         self.text_encoder, self.unet = pipe.text_encoder.requires_grad_(False), pipe.unet
         self.unet.requires_grad_(self.trainable == "unet")
         if self.trainable == "lora":
-            targets = ["to_q", "to_k", "to_v", "to_out.0"]
+            targets = list(LORA_TARGET_MODULES)
             self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
+        return pipe.vae
 
     def _tokenise(self, captions: list[str]) -> Tensor:
         options = dict(padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt")
@@ -116,31 +133,87 @@ class DenoisingObjective(Objective):
         return len(self.tokens)
 
     def identity(self) -> str:
-        """Hash of the latents' moments and the captions' tokens."""
-        digest = hashlib.sha256()
-        for tensor in (self.means, self.stds, self.tokens):
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        """Hash of the examples and the captions' tokens."""
+        return hashlib.sha256(self.examples.identity().encode() + self.tokens.numpy().tobytes()).hexdigest()
 
-    def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        indices, batch = indices.cpu(), len(indices)
-        rows = indices + len(self) * (torch.rand(batch, generator=generator) < 0.5)  # the mirror images follow the originals
-        shape = (batch, *self.means.shape[1:])
-        z0 = (self.means[rows].float() + self.stds[rows].float() * torch.randn(shape, generator=generator)) * self.scaling_factor
-        dropped = torch.rand(batch, 1, generator=generator) < self.caption_dropout
-        tokens = torch.where(dropped, self.empty, self.tokens[indices])
-        eps = torch.randn(shape, generator=generator)
-        t = torch.randint(len(self.alpha_bar), (batch,), generator=generator)
-        alpha_bar = self.alpha_bar[t].view(-1, 1, 1, 1)
-        x_t = alpha_bar.sqrt() * z0 + (1 - alpha_bar).sqrt() * eps
+    def state(self) -> Draws:
+        """The regularizer's running mean."""
+        return dict(self.regularizer.state_dict()) if self.regularizer else {}
+
+    def load_state(self, state: Draws) -> None:
+        """Take up the running mean."""
+        if self.regularizer:
+            self.regularizer.load_state_dict(state)
+
+    def kernels(self) -> AbstractContextManager:
+        """The attention kernel that the regularizer's gradient needs."""
+        return self.regularizer.attention_kernel() if self.regularizer else super().kernels()
+
+    def describe(self, draws: Draws) -> str:
+        """The timesteps."""
+        return f"timesteps {', '.join(map(str, draws['timesteps'].tolist()))}"
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Mirroring, the posterior's noise, caption dropout, eps, timestep, and the direction that L_reg is measured along."""
+        shape = (count, *self.examples.shape)
+        draws = {
+            "mirrored": torch.rand(count, generator=generator) < 0.5,
+            "posterior_noise": torch.randn(shape, generator=generator),
+            "dropped": torch.rand(count, generator=generator) < self.caption_dropout,
+            "eps": torch.randn(shape, generator=generator),
+            "timesteps": torch.randint(len(self.alpha_bar), (count,), generator=generator),
+        }
+        if self.regularizer:
+            draws["direction_noise"] = torch.randn(shape, generator=generator)
+        return draws
+
+    def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.unet.device
-        predicted = self.unet(x_t.to(device), t.to(device), self.text_encoder(tokens.to(device))[0]).sample
-        error = (predicted.float().cpu() - eps).square().mean(dim=(1, 2, 3))  # (B,)
-        weight = torch.ones(batch)
-        if self.min_snr_gamma:
-            snr = (alpha_bar / (1 - alpha_bar)).flatten()
-            weight = snr.clamp(max=self.min_snr_gamma) / snr
-        return (weight * error).mean(), {"mse": error.mean()}
+        mean, std = self.examples.posterior(indices.cpu(), draws["mirrored"].cpu())
+        z0 = ((mean + std * draws["posterior_noise"].cpu()) * self.scaling_factor).to(device)
+        eps, t, alpha_bar = draws["eps"].to(device), draws["timesteps"].to(device), self.alpha_bar[draws["timesteps"].cpu()].to(device)
+        tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self.tokens[indices.cpu()])
+        context = self.text_encoder(tokens.to(device))[0]
+
+        def denoise(eps: Tensor, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+            x_t = self.scheduler.add_noise(z0[part], eps, t[part])
+            output = self.unet(x_t, t[part], context[part]).sample.float()
+            return predict_x0(output, x_t, alpha_bar[part], self.prediction_type), output
+
+        variation, output = self._variation(denoise, eps, alpha_bar, draws)
+        target = {"epsilon": lambda: eps, "v_prediction": lambda: self.scheduler.get_velocity(z0, eps, t), "sample": lambda: z0}
+        error = (output - target[self.prediction_type]()).square().mean(dim=(1, 2, 3))  # (B,)
+        base = (self._timestep_weight(alpha_bar) * error).mean()
+        if variation is None:
+            return base, {"mse": error.mean()}
+        numbers = {
+            "mse": error.mean(),
+            "base": base,
+            "reg": variation.loss,
+            "r": variation.r.mean(),
+            "running_mean": variation.running_mean,
+        }
+        return base + self.regularization * self.regularize_every * variation.loss, numbers
+
+    def _variation(self, denoise, eps: Tensor, alpha_bar: Tensor, draws: Draws) -> tuple[Variation | None, Tensor]:
+        """L_reg of the regularised part of the batch, None where this step has none, and the network's output for the whole batch."""
+        if self.regularizer is None or self.step % self.regularize_every:
+            return None, denoise(eps)[1]
+        n = math.ceil(self.regularized_share * len(eps))
+        part, rest = slice(0, n), slice(n, None)
+        time = draws["timesteps"][part].to(eps.device) / len(self.alpha_bar)
+        direction_noise = draws["direction_noise"][part].to(eps.device)
+        noise_level = (1 - alpha_bar[part]).sqrt()
+        variation = self.regularizer(lambda e: denoise(e, part), eps[part], noise_level, time, direction_noise)
+        if n == len(eps):
+            return variation, variation.output
+        return variation, torch.cat([variation.output, denoise(eps[rest], rest)[1]])
+
+    def _timestep_weight(self, alpha_bar: Tensor) -> Tensor:
+        if not self.min_snr_gamma:
+            return torch.ones_like(alpha_bar)
+        snr = alpha_bar / (1 - alpha_bar)
+        return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=self.min_snr_gamma))
 
     def export(self, folder: Path) -> None:
         """Save the whole pipeline, or for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it).

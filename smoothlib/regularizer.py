@@ -1,0 +1,217 @@
+r"""Step-wise Variation Regularization (Sec. 3.3, Eq. 8-14): equal steps in the noise shall make equal steps in the estimate x0_hat.
+
+With x_t = sqrt(alpha_bar_t) z0 + s_t eps, J = d x0_hat / d eps and a random direction D of unit length in the space of x0_hat,
+
+    r = w(s_t) ||J^T D||_2,    L_reg = mean (r - a)^2    (Eq. 9; w(s) = s),    L = L_base + lambda L_reg    (Eq. 14),
+
+where `a` is the running mean of r. J^T D is one vector-Jacobian product (Eq. 10). L_reg's own gradient asks for a derivative of it:
+
+- `double_backward` differentiates the product itself. Exact; needs attention with a second derivative (PyTorch's math kernel).
+- `central` and `one_sided` use that, with u = J^T D / ||J^T D|| held fixed, d ||J^T D|| / d theta = d (D . J u) / d theta, and J u is a
+  directional derivative: (x0_hat(eps + h u) - x0_hat(eps - h u)) / 2h, or the one-sided difference. Ordinary forwards and one ordinary
+  backward, so that fused attention, gradient checkpointing and torch.compile all work.
+- `forward_mode` is their limit h -> 0: J u by forward-mode differentiation, then one backward. Needs the math kernel too.
+
+All four have the same r; only the way to its gradient differs.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+MODES = ("paper", "official")
+WEIGHTINGS = {"multiply": 1, "none": 0, "divide": -1}  # exponent of the noise level in w
+GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode")
+
+# eps (B, ...) -> x0_hat (B, ...) and whatever else the caller wants from the same forward
+Denoiser = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What `StepwiseVariation` returns: L_reg, r of each sample (B,), detached, the running mean and the denoiser's second output."""
+
+    loss: Tensor
+    r: Tensor
+    running_mean: Tensor
+    output: Tensor
+
+
+def unit_directions(noise: Tensor) -> Tensor:
+    """Delta x0_hat of Eq. 9: Gaussian `noise` (B, ...) scaled to unit Euclidean length per sample."""
+    return noise / noise.flatten(1).norm(dim=1).reshape(-1, *[1] * (noise.ndim - 1))
+
+
+def sqrt_dimension_directions(noise: Tensor) -> Tensor:
+    """The released code's Delta x0_hat: Gaussian `noise` (B, ...) over the square root of its size, of unit length only in expectation."""
+    return noise / math.sqrt(noise[0].numel())
+
+
+def step_variation(
+    denoise: Denoiser,
+    eps: Tensor,
+    direction: Tensor,
+    weight: Tensor,
+    *,
+    gradient: str = "central",
+    difference: float = 0.3,
+) -> tuple[Tensor, Tensor]:
+    """r = w ||J^T D||_2 (Eq. 10) of each sample, (B,) float32 and differentiable in the denoiser's weights, and the denoiser's output.
+
+    Args:
+        denoise: `eps -> (x0_hat, output)`; samples must not influence each other.
+        eps: the noise in x_t, (B, ...).
+        direction: D, (B, ...) in the space of x0_hat; a constant.
+        weight: w of each sample, (B,).
+        gradient: the way to the gradient of r, one of `GRADIENTS` (see the module).
+        difference: h, length of the step along the unit vector u. The error grows with h^2 (`central`) or h (`one_sided`), that of rounding
+            with 1/h.
+
+    Raises:
+        ValueError: `gradient` or `difference` is not as above.
+    """
+    _check_gradient(gradient, difference)
+    eps = eps.detach().requires_grad_()
+    weight = weight.detach().reshape(-1, *[1] * (eps.ndim - 1))
+    with torch.enable_grad():
+        x0_hat, output = denoise(eps)
+        projected = (x0_hat.float() * direction * weight).sum()
+        exact = gradient == "double_backward"
+        (product,) = torch.autograd.grad(projected, eps, create_graph=exact, retain_graph=True)  # w J^T D, (B, ...)
+        r = product.flatten(1).norm(dim=1)  # (B,)
+        if exact:
+            return r, output
+        u = product / r.clamp_min(torch.finfo(r.dtype).tiny).reshape_as(weight)
+        change = _directional_derivative(denoise, eps.detach(), x0_hat, u.to(eps.dtype), gradient, difference)  # J u, (B, ...)
+        derivative = (change.float() * direction * weight).flatten(1).sum(1)  # its gradient is r's
+        return r + derivative - derivative.detach(), output
+
+
+def _directional_derivative(denoise: Denoiser, eps: Tensor, x0_hat: Tensor, u: Tensor, gradient: str, h: float) -> Tensor:
+    if gradient == "central":
+        return (denoise(eps + h * u)[0] - denoise(eps - h * u)[0]) / (2 * h)
+    if gradient == "one_sided":
+        return (denoise(eps + h * u)[0] - x0_hat) / h
+    # torch.func's dual numbers: those of torch.autograd.forward_ad cannot be differentiated through softmax (pytorch issue 162350)
+    with _LayerNormFromItsParts():
+        return torch.func.jvp(lambda e: denoise(e)[0], (eps,), (u,))[1]
+
+
+class _LayerNormFromItsParts(TorchFunctionMode):
+    """Layer norm by mean and variance: the fused one's forward-mode derivative has a wrong gradient (3 % off, PyTorch 2.14)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return (_layer_norm if func is F.layer_norm else func)(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    normal = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    normal = normal if weight is None else normal * weight
+    return normal if bias is None else normal + bias
+
+
+class StepwiseVariation(nn.Module):
+    """L_reg of Eq. 9 with its running mean.
+
+    `mode="paper"` follows the paper: D has unit length; the mean `a` is a target and not differentiated, starts at the first mean of r and
+    is the same on all processes. `mode="official"` follows the released code: D has unit length only in expectation; `a` starts at 0, stays
+    in the graph (its update's share of the gradient is kept), and each process has its own.
+
+    Args:
+        mode: `paper` or `official`.
+        weighting: w(s) = s (`multiply`, Eq. 9), 1 (`none`) or 1 / s (`divide`).
+        gradient: the way to the gradient, see the module; None takes `double_backward` for `official`, else `central`.
+        difference: h of the first-order ways.
+        decay: share of the new mean in each update of `a`.
+        timestep_bins: number of equal intervals of diffusion time with a running mean of their own; 1 is the paper's single mean.
+
+    The running mean is a buffer: saving and loading the module's state keeps it.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        mode: str = "paper",
+        weighting: str = "multiply",
+        gradient: str | None = None,
+        difference: float = 0.3,
+        decay: float = 0.01,
+        timestep_bins: int = 1,
+    ):
+        super().__init__()
+        gradient = gradient or ("double_backward" if mode == "official" else "central")
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay must lie in (0, 1], got {decay}")
+        if timestep_bins < 1:
+            raise ValueError(f"timestep_bins must be at least 1, got {timestep_bins}")
+        _check_gradient(gradient, difference)
+        self.mode, self.weighting, self.gradient = mode, weighting, gradient
+        self.difference, self.decay = difference, decay
+        self.register_buffer("running_mean", torch.zeros(timestep_bins))  # a
+        self.register_buffer("started", torch.full((timestep_bins,), mode == "official"))  # bins whose mean is not to be initialised
+
+    def attention_kernel(self) -> AbstractContextManager:
+        """Context for the whole training step, backward included: PyTorch's math attention where the gradient needs it."""
+        needs_math = self.gradient in ("double_backward", "forward_mode")
+        return sdpa_kernel(SDPBackend.MATH) if needs_math else contextlib.nullcontext()
+
+    def forward(self, denoise: Denoiser, eps: Tensor, noise_level: Tensor, time: Tensor, direction_noise: Tensor) -> Variation:
+        """L_reg of a batch; in training mode the running mean moves first, as in the released code.
+
+        Args:
+            denoise: `eps -> (x0_hat, output)`, see `step_variation`.
+            eps: noise, (B, ...).
+            noise_level: s_t = sqrt(1 - alpha_bar_t), or sigma under flow matching, (B,) in (0, 1].
+            time: diffusion time t / T, (B,) in [0, 1).
+            direction_noise: Gaussian noise that becomes D, (B, ...).
+        """
+        directions = unit_directions if self.mode == "paper" else sqrt_dimension_directions
+        weight = noise_level.float() ** WEIGHTINGS[self.weighting]
+        ways = dict(gradient=self.gradient, difference=self.difference)
+        r, output = step_variation(denoise, eps, directions(direction_noise.float()), weight, **ways)
+        bins = (time * len(self.running_mean)).long().clamp(0, len(self.running_mean) - 1).to(r.device)
+        mean = self._moved_mean(r, bins) if self.training else self.running_mean
+        if self.training:
+            self.running_mean.copy_(mean.detach())
+        target = mean[bins] if self.mode == "official" else mean[bins].detach()
+        return Variation((r - target).square().mean(), r.detach(), mean.detach().mean(), output)
+
+    def _moved_mean(self, r: Tensor, bins: Tensor) -> Tensor:
+        """a + decay (mean r - a) for each bin that occurs in the batch; the first mean where there is none yet."""
+        total = torch.zeros_like(self.running_mean).index_add(0, bins, r)
+        count = torch.zeros_like(self.running_mean).index_add(0, bins, torch.ones_like(r))
+        if self.mode == "paper" and dist.is_available() and dist.is_initialized():
+            total = total.detach()
+            dist.all_reduce(total)
+            dist.all_reduce(count)
+        batch_mean, seen, started = total / count.clamp_min(1), count > 0, self.started.clone()
+        self.started |= seen
+        before = self.running_mean.clone()  # `official` keeps the update in its graph while the buffer changes
+        moved = torch.where(started, before + self.decay * (batch_mean - before), batch_mean)
+        return torch.where(seen, moved, before)
+
+
+def _check_gradient(gradient: str, difference: float) -> None:
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+    if not difference > 0:
+        raise ValueError(f"difference must be positive, got {difference}")

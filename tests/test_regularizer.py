@@ -1,0 +1,301 @@
+"""Step-wise Variation Regularization: closed forms, a full Jacobian, finite differences, agreement of its ways, the released formula."""
+
+import math
+
+import pytest
+import torch
+from tiny import noise, sd_scheduler, tiny_unet
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from smoothlib.diffusion import predict_x0, predict_x0_flow
+from smoothlib.models import load_pipeline
+from smoothlib.regularizer import GRADIENTS, StepwiseVariation, sqrt_dimension_directions, step_variation, unit_directions
+
+ALPHA_BAR = sd_scheduler().alphas_cumprod
+ORDINARY = ("central", "one_sided")
+
+
+def ideal(prediction_type, alpha_bar):
+    """x0_hat(eps) of the ideal denoiser of unit-Gaussian data: E[x0 | x_t] = sqrt(alpha_bar) x_t, through each prediction type."""
+    a, s = alpha_bar.sqrt().view(-1, 1), (1 - alpha_bar).sqrt().view(-1, 1)
+    outputs = {"epsilon": lambda x: s * x, "v_prediction": lambda x: 0 * x, "sample": lambda x: a * x}
+    z0 = noise(len(alpha_bar), 24, seed=4)
+
+    def denoise(eps):
+        x_t = a * z0 + s * eps
+        output = outputs[prediction_type](x_t)
+        return predict_x0(output, x_t, alpha_bar, prediction_type), output
+
+    return denoise
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_linear_gaussian_denoiser_has_its_closed_form(prediction_type, gradient):
+    alpha_bar = ALPHA_BAR[[20, 459, 700, 990]]
+    s = (1 - alpha_bar).sqrt()
+    r, _ = step_variation(ideal(prediction_type, alpha_bar), noise(4, 24), unit_directions(noise(4, 24, seed=1)), s, gradient=gradient)
+    torch.testing.assert_close(r.detach(), (1 - alpha_bar) * alpha_bar.sqrt(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_closed_form_of_stable_diffusions_schedule_is_the_known_curve():
+    curve = (1 - ALPHA_BAR) * ALPHA_BAR.sqrt()
+    assert curve.argmax() == 459 and curve.max().item() == pytest.approx(0.385, abs=5e-4)
+    assert curve.mean().item() == pytest.approx(0.233, abs=5e-4)
+
+
+def test_flow_matching_has_its_closed_form():
+    sigma = torch.tensor([0.1, 0.5, 0.9])
+    s, z0 = sigma.view(-1, 1), noise(3, 24, seed=4)
+
+    def denoise(eps):  # velocity E[eps - x0 | x_t] of unit-Gaussian data
+        x_t = (1 - s) * z0 + s * eps
+        velocity = (2 * s - 1) / ((1 - s) ** 2 + s**2) * x_t
+        return predict_x0_flow(velocity, x_t, sigma), velocity
+
+    r, _ = step_variation(denoise, noise(3, 24), unit_directions(noise(3, 24, seed=1)), sigma)
+    torch.testing.assert_close(r.detach(), sigma**2 * (1 - sigma) / ((1 - sigma) ** 2 + sigma**2))
+
+
+@pytest.mark.parametrize(("weighting", "exponent"), [("multiply", 1), ("none", 0), ("divide", -1)])
+def test_weightings_scale_r_by_a_power_of_the_noise_level(weighting, exponent):
+    alpha_bar = ALPHA_BAR[[100, 500]]
+    s = (1 - alpha_bar).sqrt()
+    found = StepwiseVariation(weighting=weighting)(
+        ideal("sample", alpha_bar), noise(2, 24), s, torch.tensor([0.1, 0.5]), noise(2, 24, seed=1)
+    )
+    torch.testing.assert_close(found.r, s**exponent * s * alpha_bar.sqrt(), rtol=1e-4, atol=1e-6)
+
+
+class Small(nn.Module):
+    """eps (B, 5) -> x0_hat (B, 5), smooth and nonlinear, in double precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 7, dtype=torch.float64), nn.Linear(7, 5, dtype=torch.float64)
+        for seed, parameter in enumerate(self.parameters()):
+            parameter.data = noise(*parameter.shape, seed=seed, dtype=torch.float64) / 2
+
+    def forward(self, eps):
+        x = self.second(torch.tanh(self.first(eps)))
+        return x, x
+
+
+def gradients(loss, parameters):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
+
+
+def small_case():
+    eps, direction = noise(3, 5, seed=8, dtype=torch.float64), unit_directions(noise(3, 5, seed=9, dtype=torch.float64))
+    return Small(), eps, direction, torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64)
+
+
+def test_r_and_its_gradient_equal_those_of_the_full_jacobian():
+    network, eps, direction, weight = small_case()
+    jacobians = [torch.autograd.functional.jacobian(lambda e: network(e)[0], e, create_graph=True) for e in eps]
+    by_hand = torch.stack([w * (j.T @ d).norm() for j, d, w in zip(jacobians, direction, weight, strict=True)])
+    r, _ = step_variation(network, eps, direction, weight, gradient="double_backward")
+    # r is kept in single precision
+    torch.testing.assert_close(r.double(), by_hand, rtol=1e-6, atol=1e-7)
+    wanted = gradients((by_hand - 0.2).square().mean(), list(network.parameters())[:3])
+    found = gradients((r.double() - 0.2).square().mean(), list(network.parameters())[:3])
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_every_way_agrees_with_finite_differences_of_the_penalty(gradient):
+    network, eps, direction, weight = small_case()
+
+    def penalty():
+        r, _ = step_variation(network, eps, direction, weight, gradient=gradient, difference=1e-3)
+        return (r - 0.2).square().mean()
+
+    analytic = torch.autograd.grad(penalty(), network.first.weight)[0]
+    step, change = 1e-3, torch.zeros_like(analytic)
+    change[2, 3] = step
+    values = []
+    for sign in (1, -1):
+        network.first.weight.data += sign * change
+        values.append(penalty().item())
+        network.first.weight.data -= sign * change
+    assert analytic[2, 3].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=5e-3, abs=2e-5)
+
+
+def unet_case(unet, batch, context, side):
+    torch.manual_seed(0)
+    alpha_bar = ALPHA_BAR[torch.linspace(50, 950, batch).long()]
+    z0, t = noise(batch, 4, side, side, seed=1), torch.linspace(50, 950, batch).long()
+    a, s = alpha_bar.sqrt().view(-1, 1, 1, 1), (1 - alpha_bar).sqrt().view(-1, 1, 1, 1)
+
+    def denoise(eps):
+        x_t = a * z0 + s * eps
+        output = unet(x_t, t, context).sample
+        return predict_x0(output, x_t, alpha_bar), output
+
+    return denoise, noise(batch, 4, side, side, seed=2), (1 - alpha_bar).sqrt(), t / 1000, noise(batch, 4, side, side, seed=3)
+
+
+def regularizer_gradient(regularizer, unet, case):
+    parameters = [p for name, p in unet.named_parameters() if "to_q" in name or "to_v" in name or "to_out.0.weight" in name]
+    with regularizer.attention_kernel():
+        found = regularizer(*case)
+        return gradients(found.loss, parameters), found
+
+
+def with_target(gradient, target=0.1, **options):
+    """A regularizer in evaluation mode, so that the penalty's target is the same for every way."""
+    regularizer = StepwiseVariation(gradient=gradient, **options).eval()
+    regularizer.running_mean.fill_(target)
+    return regularizer
+
+
+@pytest.mark.parametrize("gradient", ["central", "forward_mode"])
+def test_first_order_ways_agree_with_double_backward_on_the_embedded_model(gradient):
+    pipe = load_pipeline("mini")
+    unet = pipe.unet.requires_grad_(True)
+    case = unet_case(unet, 4, noise(4, 24, unet.config.cross_attention_dim, seed=5), 16)
+    wanted, exact = regularizer_gradient(with_target("double_backward"), unet, case)
+    found, first_order = regularizer_gradient(with_target(gradient), unet, case)
+    torch.testing.assert_close(first_order.r, exact.r, rtol=1e-4, atol=1e-6)
+    assert torch.nn.functional.cosine_similarity(found, wanted, dim=0) >= 0.999
+    assert found.norm() / wanted.norm() == pytest.approx(1, abs=0.01)
+
+
+def test_one_sided_difference_is_close_for_a_small_step():
+    unet = tiny_unet()
+    case = unet_case(unet, 3, noise(3, 16, 16, seed=5), 8)
+    wanted, _ = regularizer_gradient(with_target("double_backward"), unet, case)
+    near, _ = regularizer_gradient(with_target("one_sided", difference=0.03), unet, case)
+    far, _ = regularizer_gradient(with_target("one_sided", difference=3.0), unet, case)
+    assert torch.nn.functional.cosine_similarity(near, wanted, dim=0) >= 0.999
+    assert (near - wanted).norm() < 0.5 * (far - wanted).norm()
+
+
+def test_fused_attention_serves_the_first_order_ways_and_not_double_backward():
+    unet = tiny_unet()
+    case = unet_case(unet, 2, noise(2, 16, 16, seed=5), 8)
+    parameters = list(unet.mid_block.parameters())
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], set_priority=True):
+        for gradient in ORDINARY:
+            assert gradients(with_target(gradient)(*case).loss, parameters[:4]).isfinite().all()
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION]), pytest.raises(RuntimeError, match=r"derivative|not implemented"):
+        gradients(with_target("double_backward")(*case).loss, parameters[:4])
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS[:3])
+def test_gradient_checkpointing_leaves_the_gradient_as_it_is(gradient):
+    unet = tiny_unet().train()
+    case = unet_case(unet, 2, noise(2, 16, 16, seed=5), 8)
+    plain, _ = regularizer_gradient(with_target(gradient), unet, case)
+    unet.enable_gradient_checkpointing()
+    again, _ = regularizer_gradient(with_target(gradient), unet, case)
+    torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-8)
+
+
+def test_forward_mode_is_exact_through_layer_norm_and_softmax():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.layer = nn.LayerNorm(6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            x = self.layer(self.norm(self.layer(x)))
+            return ((x @ x.transpose(1, 2)).softmax(-1) @ x,) * 2
+
+    torch.manual_seed(0)
+    network, eps, direction = Attention(), noise(2, 5, 6), unit_directions(noise(2, 5, 6, seed=1))
+    parameters = [network.layer.weight, network.norm.weight]
+    found, wanted = (
+        gradients(step_variation(network, eps, direction, torch.ones(2), gradient=way)[0].square().sum(), parameters)
+        for way in ("forward_mode", "double_backward")
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_graphs_serve_the_first_order_way():
+    network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6))
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    eps, direction, weight = noise(3, 6), unit_directions(noise(3, 6, seed=1)), torch.ones(3)
+    results = [
+        gradients(step_variation(lambda e, f=f: (f(e),) * 2, eps, direction, weight)[0].sum(), list(network.parameters())[:3])
+        for f in (network, compiled)
+    ]
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
+
+
+def test_official_mode_is_the_released_formula_with_the_mean_in_the_graph():
+    network, eps, _, s = small_case()
+    direction_noise = noise(3, 5, seed=9)
+    regularizer = StepwiseVariation(mode="official")
+    found = regularizer(network, eps, s, torch.zeros(3), direction_noise)
+    leaf = eps.clone().requires_grad_()
+    (g,) = torch.autograd.grad((network(leaf)[0] * direction_noise / math.sqrt(5) * s[:, None]).sum(), leaf, create_graph=True)
+    r = g.norm(dim=1)
+    a = 0 + 0.01 * (r.mean() - 0)
+    loss = (r - a).square().mean()
+    torch.testing.assert_close(found.loss.double(), loss, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(regularizer.running_mean[0].double(), a.detach(), rtol=1e-5, atol=1e-8)
+    parameters = list(network.parameters())[:3]
+    torch.testing.assert_close(gradients(found.loss, parameters), gradients(loss, parameters), rtol=1e-5, atol=1e-8)
+    without = gradients((r - a.detach()).square().mean(), parameters)
+    assert not torch.allclose(gradients(loss, parameters), without, rtol=1e-3, atol=0)
+
+
+def test_paper_mode_starts_at_the_first_mean_then_moves_by_a_hundredth_and_holds_still_in_evaluation():
+    network, eps, _, s = small_case()
+    regularizer = StepwiseVariation()
+    first = regularizer(network, eps, s, torch.zeros(3), noise(3, 5, seed=9))
+    assert regularizer.running_mean.item() == pytest.approx(first.r.mean().item())
+    torch.testing.assert_close(first.loss.detach(), (first.r - first.r.mean()).square().mean())
+    second = regularizer(network, 2 * eps, s, torch.zeros(3), noise(3, 5, seed=10))
+    moved = first.r.mean() + 0.01 * (second.r.mean() - first.r.mean())
+    torch.testing.assert_close(regularizer.running_mean[0], moved)
+    regularizer.eval()(network, 3 * eps, s, torch.zeros(3), noise(3, 5, seed=11))
+    torch.testing.assert_close(regularizer.running_mean[0], moved)
+    restored = StepwiseVariation()
+    restored.load_state_dict(regularizer.state_dict())
+    assert torch.equal(restored.running_mean, regularizer.running_mean) and restored.started.all()
+
+
+def test_bins_of_time_have_means_of_their_own():
+    network, eps, _, s = small_case()
+    regularizer = StepwiseVariation(timestep_bins=4)
+    found = regularizer(network, eps, s, torch.tensor([0.05, 0.1, 0.999]), noise(3, 5, seed=9))
+    wanted = torch.stack([found.r[:2].mean(), torch.tensor(0.0), torch.tensor(0.0), found.r[2]])
+    torch.testing.assert_close(regularizer.running_mean, wanted)
+    assert regularizer.started.tolist() == [True, False, False, True]
+
+
+def test_directions_have_unit_length_exactly_or_in_expectation():
+    draws = noise(2000, 4, 4, 4)
+    torch.testing.assert_close(unit_directions(draws).flatten(1).norm(dim=1), torch.ones(2000))
+    released = sqrt_dimension_directions(draws).flatten(1).norm(dim=1)
+    assert released.square().mean().item() == pytest.approx(1, abs=0.02) and released.std() > 0.05
+
+
+def test_a_network_that_ignores_its_input_has_no_variation_and_no_nan():
+    layer = nn.Linear(5, 5)
+    with torch.no_grad():
+        layer.weight.zero_()
+    for gradient in GRADIENTS:
+        r, _ = step_variation(
+            lambda e: (layer(e),) * 2, noise(2, 5), unit_directions(noise(2, 5, seed=1)), torch.ones(2), gradient=gradient
+        )
+        assert torch.equal(r.detach(), torch.zeros(2)) and gradients(r.sum(), [layer.weight]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(mode="released"), "mode must be one of paper, official, got 'released'"),
+        (dict(weighting="square"), "weighting must be one of multiply, none, divide, got 'square'"),
+        (dict(gradient="reverse"), "gradient must be one of double_backward, central, one_sided, forward_mode, got 'reverse'"),
+        (dict(difference=0), "difference must be positive, got 0"),
+        (dict(decay=0), r"decay must lie in \(0, 1\], got 0"),
+        (dict(timestep_bins=0), "timestep_bins must be at least 1, got 0"),
+    ],
+)
+def test_bad_options_are_named(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        StepwiseVariation(**options)

@@ -1,0 +1,68 @@
+"""Two processes (gloo): both end with equal parameters, those of one process with twice the batch."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from smoothlib import paths
+
+SCRIPT = textwrap.dedent(
+    """
+    import pathlib, sys
+    import torch
+    sys.path[:0] = [sys.argv[2], sys.argv[3]]
+    from smoothlib import paths
+    folder, batch_size, steps = pathlib.Path(sys.argv[1]), int(sys.argv[4]), 3
+    from smoothlib.objectives import DenoisingObjective
+    from smoothlib.training import Trainer, TrainingConfig
+    paths.RUNS = folder
+    torch.manual_seed(0)
+    options = dict(split="compositional", trainable="lora", rank=2, regularization=1.0, regularizer={"gradient": "one_sided"})
+    objective = DenoisingObjective(**options)
+    for name, p in objective.named_parameters():
+        if "lora_B" in name:  # at zero, A would have no gradient
+            p.data.normal_(0, 0.02)
+    settings = dict(name="two", objective="denoising", export_to="x", steps=steps)
+    settings |= dict(batch_size=batch_size, learning_rate=1e-2, warmup_steps=0)
+    trainer = Trainer(objective, TrainingConfig(**settings))
+    trainer.run()
+    result = {"parameters": torch.cat([p.detach().flatten() for p in trainer.parameters]), "mean": objective.regularizer.running_mean}
+    torch.save(result, folder / f"rank{trainer.accelerator.process_index}.pt")
+    """
+)
+
+
+def run(folder, processes, batch_size, latents):
+    folder.mkdir()
+    (folder / "latents").symlink_to(latents)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(paths.ROOT), str(paths.ROOT / "tests"), str(batch_size)]
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    ranks = []
+    for rank in range(processes):
+        world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)} if processes > 1 else {}
+        ranks.append(subprocess.Popen(arguments, env={**common, **world}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    for process in ranks:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="PyTorch was built without gloo")
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    (alone,) = run(tmp_path / "one", 1, 4, latents)
+    first, second = run(tmp_path / "two", 2, 2, latents)
+    assert torch.equal(first["parameters"], second["parameters"])
+    assert torch.equal(first["mean"], second["mean"])
+    torch.testing.assert_close(first["mean"], alone["mean"], rtol=1e-5, atol=1e-7)
+    # Adam's first steps have the size of the learning rate whatever the gradient's: compare in that unit
+    torch.testing.assert_close(first["parameters"], alone["parameters"], rtol=0, atol=2e-4)

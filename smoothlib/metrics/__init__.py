@@ -2,6 +2,14 @@
 
 from .features import ImageNetFeatures
 from .frechet import FrechetDistance, frechet_distance, frechet_distance_from_features
+from .istd import (
+    Convention,
+    InterpolationStandardDeviation,
+    conversion_factor,
+    lpips_step_distances,
+    step_distances,
+    step_statistics,
+)
 from .reconstruction import (
     LearnedPerceptualImagePatchSimilarity,
     MeanSquaredError,
@@ -10,12 +18,18 @@ from .reconstruction import (
 )
 
 __all__ = [
+    "Convention",
     "FrechetDistance",
     "ImageNetFeatures",
+    "InterpolationStandardDeviation",
     "LearnedPerceptualImagePatchSimilarity",
     "MeanSquaredError",
     "PeakSignalNoiseRatio",
     "StructuralSimilarity",
+    "conversion_factor",
     "frechet_distance",
     "frechet_distance_from_features",
+    "lpips_step_distances",
+    "step_distances",
+    "step_statistics",
 ]

@@ -1,0 +1,185 @@
+"""Smoothness beside quality: what Tables 1, 3 and 4 compare (Sec. 4.1, 4.2, 4.5).
+
+A latent walk of each prompt gives ISTD and its kin; separately generated images give a Frechet distance to real ones; the frames of the
+walks give text alignment. Prompts and noises are the same for all models, so that models are compared prompt by prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import smoothlib
+
+from . import models, runs, walks
+from .generation import Generation, Prompt
+from .metrics.features import ImageNetFeatures
+from .metrics.frechet import frechet_distance_from_features
+from .metrics.istd import step_statistics
+from .metrics.text_alignment import CaptionAlignment, CLIPScore, SceneAlignment
+from .pixels import from_uint8
+from .walks import LatentWalk, WalkPrompt
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+# beside the paper's ISTD: a model that merely moves less has a lower ISTD without being smoother
+COLUMNS = {
+    "cv": {"label": "CV", "direction": "down"},
+    "mean_step": {"label": "Mean step", "direction": "down"},
+    "lpips_cv": {"label": "LPIPS CV", "direction": "down"},
+}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What judges generated images, under their names: features for a Frechet distance, an encoder pair for text alignment."""
+
+    features: nn.Module
+    alignment: CaptionAlignment
+    frechet_name: str
+    alignment_name: str
+    conventions: Mapping[str, str]
+
+    @property
+    def columns(self) -> dict[str, dict[str, str]]:
+        """The table's columns that are not the paper's."""
+        own = {
+            "frechet_distance": {"label": "FD (MobileNetV2)", "direction": "down"},
+            "scene_alignment": {"label": "Scene alignment", "direction": "up"},
+        }
+        return COLUMNS | {name: column for name, column in own.items() if name in (self.frechet_name, self.alignment_name)}
+
+    @torch.no_grad()
+    def image_features(self, images: np.ndarray, batch_size: int = 100) -> Tensor:
+        """Features (N, D) of uint8 images (N, 3, H, W)."""
+        return torch.cat([self.features(from_uint8(batch)) for batch in torch.from_numpy(images).split(batch_size)])
+
+    @torch.no_grad()
+    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = 100) -> np.ndarray:
+        """Text alignment of each uint8 image (N, 3, H, W) with its caption, (N,)."""
+        parts = torch.from_numpy(images).split(batch_size)
+        starts = range(0, len(images), batch_size)
+        values = [self.alignment.per_image(from_uint8(p), captions[s : s + len(p)]) for p, s in zip(parts, starts, strict=True)]
+        return torch.cat(values).double().numpy()
+
+
+def packaged_judge() -> Judge:
+    """The judges that ship with the repository, for the embedded model."""
+    resolution = 128
+    return Judge(
+        ImageNetFeatures(resolution),
+        SceneAlignment(),
+        "frechet_distance",
+        "scene_alignment",
+        {
+            "frechet_distance": f"pooled MobileNetV2 features at {resolution} x {resolution}, against real test images; not FID",
+            "scene_alignment": "100 cos of the scene dual encoder's embeddings, mean over a walk's frames; not CLIP Score",
+        },
+    )
+
+
+def official_judge(clip: str = "openai/clip-vit-base-patch32") -> Judge:
+    """FID's InceptionV3 and a CLIP model by hub id, both downloaded."""
+    from .metrics.frechet_inception import InceptionFeatures
+
+    conventions = {"fid": "InceptionV3 (torch-fidelity), 2048-d", "clip_score": f"100 cos, {clip}, mean over a walk's frames"}
+    return Judge(InceptionFeatures(), CLIPScore(clip), "fid", "clip_score", conventions)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: the adapters that answer to it, one per training seed (None: the base model), and the paper's row."""
+
+    label: str
+    adapters: tuple[str | None, ...] = (None,)
+    paper_row: str | None = None
+
+
+def seeds_of(name: str) -> tuple[str, ...]:
+    """The adapter `name` and those of its other training seeds, `name-seed1`, `name-seed2`, ..., as far as they are there."""
+    return tuple(a for a in models.list_adapters() if a == name or (a.startswith(f"{name}-seed") and a[len(name) + 5 :].isdigit()))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model: the values of each prompt, the Frechet distance, the frames of the walks (W, F, 3, H, W) uint8, and seconds."""
+
+    per_prompt: Mapping[str, np.ndarray]
+    frechet: float
+    frames: np.ndarray
+    fingerprint: str
+    seconds: float
+
+
+def measure(
+    pipe: "StableDiffusionPipeline",
+    judge: Judge,
+    walk_prompts: Sequence[WalkPrompt],
+    prompts: Sequence[Prompt],
+    real_features: Tensor,
+    *,
+    label: str,
+    guidance_scale: float,
+    num_inference_steps: int,
+    frames: int = 11,
+    batch_size: int = 44,
+) -> Measurement:
+    """Walks of `walk_prompts`, images of `prompts`, and their values.
+
+    Items are stored as they are done (runs/smoothness) under the weights and settings, whatever table asks for them. `batch_size`: images
+    in one call of the network.
+    """
+    weights = models.fingerprint(pipe)
+    settings = {"weights": weights, "guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+    settings |= {"smoothlib": smoothlib.__version__}
+    steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+    walked = runs.run_items(
+        walk_prompts,
+        LatentWalk(pipe, frames=frames, batch_size=batch_size, **steps),
+        name=f"smoothness/walks of {label}",
+        config=settings | {"frames": frames, "conventions": walks.CONVENTIONS},
+        batch_size=max(1, batch_size // frames),
+    )
+    made = runs.run_items(prompts, Generation(pipe, **steps), name=f"smoothness/images of {label}", config=settings, batch_size=batch_size)
+    pixels = step_statistics(np.stack([w["step_distances"] for w in walked]))
+    perceptual = step_statistics(np.stack([w["lpips_distances"] for w in walked]))
+    film = np.stack([w["frames"] for w in walked])  # (W, F, 3, H, W)
+    captions = [prompt.caption for prompt in walk_prompts for _ in range(frames)]
+    aligned = judge.alignments(film.reshape(-1, *film.shape[2:]), captions).reshape(len(film), frames).mean(1)
+    values = {name: pixels[name].numpy() for name in ("istd", "cv", "mean_step")} | {"lpips_cv": perceptual["cv"].numpy()}
+    values[judge.alignment_name] = aligned
+    features = judge.image_features(np.stack([m["image"] for m in made]))
+    frechet = float(frechet_distance_from_features(features, real_features))
+    return Measurement(values, frechet, film, weights, sum(r["seconds"] for r in [*walked, *made]))
+
+
+def measure_rows(model: str, rows: Sequence[Row], judge: Judge, *, device: str = "cpu", **arguments: Any) -> dict[str, list[Measurement]]:
+    """Every row's measurements, one per training seed; arguments as for `measure`."""
+    found: dict[str, list[Measurement]] = {}
+    for row in rows:
+        found[row.label] = []
+        for adapter in row.adapters:
+            pipe = models.load_pipeline(model, adapter=adapter, device=device)
+            found[row.label].append(measure(pipe, judge, label=adapter or "base", **arguments))
+    return found
+
+
+def row_values(measurements: Mapping[str, Sequence[Measurement]]) -> dict[str, dict[str, np.ndarray]]:
+    """Row -> metric -> value of each prompt, averaged over training seeds: what `results.make_record` takes."""
+    return {
+        label: {name: np.mean([m.per_prompt[name] for m in seeds], axis=0) for name in seeds[0].per_prompt}
+        for label, seeds in measurements.items()
+    }
+
+
+def seed_means(measurements: Mapping[str, Sequence[Measurement]]) -> dict[str, dict[str, list[float]]]:
+    """Row -> metric -> the mean of each training seed: how much of a difference is the training's chance."""
+    return {
+        label: {name: [float(m.per_prompt[name].mean()) for m in seeds] for name in seeds[0].per_prompt}
+        | {"frechet": [m.frechet for m in seeds]}
+        for label, seeds in measurements.items()
+    }

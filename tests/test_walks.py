@@ -1,0 +1,112 @@
+"""Walks as items of a run: the prompts and noises that belong to a seed, what is stored, and that measuring equals the metric."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_pipeline
+
+from smoothlib import datasets, runs
+from smoothlib.generation import Generation, Prompt, initial_noise, prompts_from
+from smoothlib.interpolation import latent_walk
+from smoothlib.metrics.istd import InterpolationStandardDeviation, step_distances, step_statistics
+from smoothlib.sampling import encode_prompts
+from smoothlib.walks import CONVENTIONS, LatentWalk, WalkPrompt, forward_seconds, walk_prompts_from
+
+SETTINGS = dict(guidance_scale=3.0, num_inference_steps=2, frames=4)
+PROMPTS = [WalkPrompt("a", "a red car", 1, 11), WalkPrompt("b", "a dog", 2, 12), WalkPrompt("c", "a cat", 3, 13)]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = tiny_pipeline()
+    pipe.unet.register_to_config(sample_size=16)  # images of 32 x 32, as LPIPS needs
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def walked(pipe):
+    return LatentWalk(pipe, **SETTINGS)(PROMPTS)
+
+
+def split(count):
+    records = [{"id": f"s{i}", "caption": f"caption {i}"} for i in range(count)]
+    return datasets.SceneSplit(np.zeros((count, 2, 2, 3), np.uint8), records)
+
+
+def test_prompts_and_noises_belong_to_the_seed():
+    scenes = split(50)
+    few, many = walk_prompts_from(scenes, 5, seed=2), walk_prompts_from(scenes, 50, seed=2)
+    assert set(few) <= set(many) and few == walk_prompts_from(scenes, 5, seed=2)
+    seeds = [seed for prompt in many for seed in (prompt.start_seed, prompt.end_seed)]
+    assert len(set(seeds)) == 100
+    assert not set(few) & set(walk_prompts_from(scenes, 50, seed=3))
+    assert [(p.id, p.caption, p.start_seed) for p in few] == [(p.id, p.caption, p.noise_seed) for p in prompts_from(scenes, 5, seed=2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(dict(limit=4), r"limit must lie in \[1, 3\]"), (dict(limit=2, seed=1000), "seed must lie")]
+)
+def test_bad_choices_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        walk_prompts_from(split(3), **options)
+
+
+def test_distances_are_those_of_the_float_images(pipe, walked):
+    start, end = initial_noise(pipe, [1, 2, 3]), initial_noise(pipe, [11, 12, 13])
+    walks = latent_walk(pipe, start, end, encode_prompts(pipe, [prompt.caption for prompt in PROMPTS]), **SETTINGS)
+    found = InterpolationStandardDeviation(lpips=True).per_prompt(walks)
+    assert found.keys() == CONVENTIONS.keys() and "before rounding" in CONVENTIONS["istd"]
+    for i, result in enumerate(walked):
+        assert result["frames"].shape == (4, 3, 32, 32) and result["frames"].dtype == np.uint8
+        assert np.abs(result["frames"] - (walks[i].numpy() + 1) * 127.5).max() <= 0.5001
+        statistics = step_statistics(result["step_distances"]), step_statistics(result["lpips_distances"])
+        for name in ("istd", "mean_step", "cv"):
+            assert statistics[0][name].item() == pytest.approx(found[name][i].item(), rel=1e-4)
+            assert statistics[1][name].item() == pytest.approx(found[f"lpips_{name}"][i].item(), rel=1e-3)
+        rounded = step_distances(torch.from_numpy(result["frames"])[None] / 127.5 - 1)[0].numpy()
+        assert 1e-6 < np.abs(rounded - result["step_distances"]).max() < (3 * 32 * 32 / 6) ** 0.5 / 255
+
+
+def test_a_walk_starts_at_the_generated_image_of_its_prompt(pipe, walked):
+    settings = {name: SETTINGS[name] for name in ("guidance_scale", "num_inference_steps")}
+    for end, frame in (("start_seed", 0), ("end_seed", -1)):
+        made = Generation(pipe, **settings)([Prompt(p.id, p.caption, getattr(p, end)) for p in PROMPTS])
+        for walk, one in zip(walked, made, strict=True):
+            assert np.abs(walk["frames"][frame].astype(int) - one["image"]).max() <= 1
+
+
+def test_stored_results_are_the_same_whatever_the_batch(pipe, walked, tmp_path):
+    procedure = LatentWalk(pipe, batch_size=3, **SETTINGS)
+    stored = runs.run_items(PROMPTS, procedure, name="walks", config={}, batch_size=2, root=tmp_path, progress=False)
+    for one, other in zip(stored, walked, strict=True):
+        assert one.keys() == other.keys()
+        for name in ("step_distances", "lpips_distances"):
+            assert one[name].shape == (3,)
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-3)
+
+
+def test_lpips_and_frames_are_left_out_on_request(pipe, walked):
+    (only,) = LatentWalk(pipe, lpips=False, keep_frames=False, **SETTINGS)(PROMPTS[:1])
+    assert only.keys() == {"step_distances", "seconds", "forward_seconds"}
+    np.testing.assert_allclose(only["step_distances"], walked[0]["step_distances"], rtol=1e-3)
+
+
+def test_forward_seconds_are_those_inside_the_networks(pipe, monkeypatch):
+    def slow(module):
+        forward = module.forward
+        monkeypatch.setattr(module, "forward", lambda *arguments, **options: (time.sleep(0.02), forward(*arguments, **options))[1])
+
+    (before,) = LatentWalk(pipe, lpips=False, **SETTINGS)(PROMPTS[:1])
+    assert 0 < before["forward_seconds"] < before["seconds"]
+    slow(pipe.unet)
+    slow(pipe.vae.decoder)
+    slow(pipe.text_encoder)  # not counted
+    with forward_seconds(pipe) as seconds:
+        LatentWalk(pipe, lpips=False, **SETTINGS)(PROMPTS[:1])
+    assert len(seconds) == 2 + 1 and min(seconds) >= 0.02
+    with forward_seconds(pipe) as seconds:
+        pass
+    pipe.unet(torch.zeros(1, 4, 8, 8), 1, encoder_hidden_states=torch.zeros(1, 16, 16))
+    assert seconds == []  # the hooks are gone

@@ -16,6 +16,8 @@ import torch
 
 from . import paths
 from .cards import CARD, read_card, read_checked
+from .differences import FILE as DIFFERENCE
+from .differences import add_difference
 from .diffusion import ddim_scheduler
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def load_pipeline(
 
     Args:
         name: a model in `data/models` ("mini", the default), a folder with a diffusers pipeline, or a hub id, optionally `id@commit`.
-        adapter: a Smooth-LoRA for `load_smooth_lora`; None for the base model.
+        adapter: a Smooth-LoRA for `load_smooth_lora`, or a full fine-tune's difference; None for the base model.
         revision: commit (40 hex digits) of a hub id; known for Stable Diffusion 1.5.
 
     Raises:
@@ -59,7 +61,7 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=None)  # bars in a terminal only
     pipe.to(device)
     if adapter is not None:
-        load_smooth_lora(pipe, adapter)
+        load_adapter(pipe, adapter)
     return pipe
 
 
@@ -85,8 +87,20 @@ def default_guidance_scale(name: str = "mini") -> float:
 
 
 def list_adapters() -> list[str]:
-    """Names of the Smooth-LoRAs in `data/models/adapters`, sorted."""
+    """Names of the Smooth-LoRAs and full fine-tunes in `data/models/adapters`, sorted."""
     return sorted({file.parent.name for file in paths.ADAPTERS.glob("*/*.safetensors")})
+
+
+def load_adapter(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:
+    """Load an adapter of either kind into the UNet: a Smooth-LoRA (`load_smooth_lora`), or the difference that a full fine-tune left.
+
+    Raises FileNotFoundError and ValueError as `load_smooth_lora` does.
+    """
+    file = adapter_file(name_or_folder)
+    if file.name == DIFFERENCE:
+        add_difference(pipe.unet, file)
+    else:
+        load_smooth_lora(pipe, name_or_folder)
 
 
 def load_smooth_lora(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:

@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
 from smoothlib import mini, paths
 from smoothlib.datasets import load_scenes
+from smoothlib.models import load_pipeline
 from smoothlib.objectives import AutoencoderObjective, DenoisingObjective
 
 SPLIT = "compositional"  # the smallest
@@ -120,6 +122,30 @@ def test_full_fine_tuning_moves_the_unet_and_leaves_the_text_encoder(runs):
     one_step(objective)
     assert not torch.equal(before, objective.unet.conv_in.weight)
     assert all(torch.equal(text[name], p) for name, p in objective.text_encoder.named_parameters())
+
+
+def test_a_full_fine_tune_is_kept_as_a_difference_that_loads_like_an_adapter(runs, tmp_path):
+    objective = denoising(runs, trainable="unet")
+    one_step(objective)
+    objective.export(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    assert file.stat().st_size < 1.05 * 2 * sum(p.numel() for p in objective.unet.parameters()) + 100_000
+    loaded, base = load_pipeline("mini", adapter=str(tmp_path)).unet.state_dict(), load_pipeline("mini").unet.state_dict()
+    for name, weight in objective.unet.state_dict().items():
+        step = (weight - base[name]).abs().max().item()
+        torch.testing.assert_close(loaded[name], weight, rtol=0, atol=1e-3 * step + 1e-7)
+    assert any(not torch.equal(loaded[name], base[name]) for name in base)
+
+    weights = safetensors.torch.load_file(file)
+    for change, sentence in (
+        ({"conv_in.bias": torch.zeros(3)}, "does not fit the base model: 1 weights are .* conv_in.bias"),
+        ({"new.weight": torch.zeros(3)}, "does not fit the base model: 1 weights are .* new.weight"),
+        ({"conv_in.bias": weights["conv_in.bias"] * float("nan")}, "holds values that are not finite"),
+        ({name: weight * 0 for name, weight in weights.items()}, "changes no weight"),
+    ):
+        safetensors.torch.save_file(weights | change, file)
+        with pytest.raises(ValueError, match=sentence):
+            load_pipeline("mini", adapter=str(tmp_path))
 
 
 def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):

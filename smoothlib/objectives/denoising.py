@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from .. import mini
+from ..differences import save_difference
 from ..diffusion import predict_x0
 from ..models import LORA_TARGET_MODULES, load_pipeline, load_vae
 from ..regularizer import StepwiseVariation, Variation
@@ -92,7 +93,7 @@ class DenoisingObjective(Objective):
             raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
         self.regularizer = StepwiseVariation(**(regularizer or {})) if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
-        self.trainable, self.caption_dropout, self.min_snr_gamma = trainable, caption_dropout, min_snr_gamma
+        self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
         if trainable == "all":
             vae = load_vae(pipeline)
             self._build(start_from)
@@ -216,7 +217,8 @@ class DenoisingObjective(Objective):
         return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=self.min_snr_gamma))
 
     def export(self, folder: Path) -> None:
-        """Save the whole pipeline, or for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it).
+        """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the
+        difference to the base (`models.load_adapter` reads it).
 
         The UNet is stored in half precision, which halves the largest file; diffusers loads it as float32. The text encoder stays in
         float32, because transformers would keep it in the precision of its file.
@@ -224,6 +226,9 @@ class DenoisingObjective(Objective):
         if self.trainable == "lora":
             layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
             StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
+            return
+        if self.trainable == "unet":
+            save_difference(self.unet, load_pipeline(self.pipeline).unet, folder)
             return
         pipe = StableDiffusionPipeline(
             vae=self._vae[0],

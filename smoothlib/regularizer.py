@@ -65,7 +65,7 @@ def step_variation(
     gradient: str = "central",
     difference: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
-    """r = w ||J^T D||_2 (Eq. 10) of each sample, (B,) float32 and differentiable in the denoiser's weights, and the denoiser's output.
+    """r = w ||J^T D||_2 (Eq. 10) of each sample, (B,) and differentiable in the denoiser's weights, and the denoiser's output.
 
     Args:
         denoise: `eps -> (x0_hat, output)`; samples must not influence each other.
@@ -84,16 +84,22 @@ def step_variation(
     weight = weight.detach().reshape(-1, *[1] * (eps.ndim - 1))
     with torch.enable_grad():
         x0_hat, output = denoise(eps)
-        projected = (x0_hat.float() * direction * weight).sum()
+        projected = (_wide(x0_hat) * direction * weight).sum()
         exact = gradient == "double_backward"
         (product,) = torch.autograd.grad(projected, eps, create_graph=exact, retain_graph=True)  # w J^T D, (B, ...)
+        product = _wide(product)
         r = product.flatten(1).norm(dim=1)  # (B,)
         if exact:
             return r, output
         u = product / r.clamp_min(torch.finfo(r.dtype).tiny).reshape_as(weight)
         change = _directional_derivative(denoise, eps.detach(), x0_hat, u.to(eps.dtype), gradient, difference)  # J u, (B, ...)
-        derivative = (change.float() * direction * weight).flatten(1).sum(1)  # its gradient is r's
+        derivative = (_wide(change) * direction * weight).flatten(1).sum(1)  # its gradient is r's
         return r + derivative - derivative.detach(), output
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Float32 or better: sums over thousands of values need more digits than half precision has."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _directional_derivative(denoise: Denoiser, eps: Tensor, x0_hat: Tensor, u: Tensor, gradient: str, h: float) -> Tensor:
@@ -188,6 +194,7 @@ class StepwiseVariation(nn.Module):
         weight = noise_level.float() ** WEIGHTINGS[self.weighting]
         ways = dict(gradient=self.gradient, difference=self.difference)
         r, output = step_variation(denoise, eps, directions(direction_noise.float()), weight, **ways)
+        r = r.to(self.running_mean.dtype)
         bins = (time * len(self.running_mean)).long().clamp(0, len(self.running_mean) - 1).to(r.device)
         mean = self._moved_mean(r, bins) if self.training else self.running_mean
         if self.training:

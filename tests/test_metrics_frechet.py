@@ -238,6 +238,6 @@ def test_extractor_faults(extractor: ImageNetFeatures, tmp_path: Path) -> None:
         file.write(b"\0\0\0\0")
     with pytest.raises(ValueError, match=r"mobilenet_v2\.safetensors is damaged"):
         ImageNetFeatures(weights_folder=tmp_path)
-    with pytest.raises(ValueError, match=r"LICENSES\.txt is damaged or not the file that card\.json records"):
+    with pytest.raises(ValueError, match=r"LICENSES\.txt is not listed in card\.json"):
         shutil.copy(paths.METRIC_NETWORKS / "LICENSES.txt", tmp_path)
         load_network_weights("LICENSES.txt", tmp_path)

@@ -1,7 +1,8 @@
 """Metrics as `torchmetrics.Metric` classes: update with batches, compute once, merge or synchronise partial results."""
 
 from .features import ImageNetFeatures
-from .frechet import FrechetDistance, frechet_distance, frechet_distance_from_features
+from .frechet import FrechetDistance, FrechetFloor, frechet_distance, frechet_distance_from_features, frechet_floor
+from .frechet_inception import FrechetInceptionDistance, InceptionFeatures
 from .istd import (
     Convention,
     InterpolationStandardDeviation,
@@ -16,19 +17,27 @@ from .reconstruction import (
     PeakSignalNoiseRatio,
     StructuralSimilarity,
 )
+from .text_alignment import CLIPScore, Retrieval, SceneAlignment
 
 __all__ = [
+    "CLIPScore",
     "Convention",
     "FrechetDistance",
+    "FrechetFloor",
+    "FrechetInceptionDistance",
     "ImageNetFeatures",
+    "InceptionFeatures",
     "InterpolationStandardDeviation",
     "LearnedPerceptualImagePatchSimilarity",
     "MeanSquaredError",
     "PeakSignalNoiseRatio",
+    "Retrieval",
+    "SceneAlignment",
     "StructuralSimilarity",
     "conversion_factor",
     "frechet_distance",
     "frechet_distance_from_features",
+    "frechet_floor",
     "lpips_step_distances",
     "step_distances",
     "step_statistics",

@@ -1,9 +1,10 @@
 """Fréchet distance between two sets of images in the feature space of a given network.
 
 It is the formula of FID (Heusel et al. 2017) on other features than InceptionV3's, so its values compare with each other only, at one
-extractor, one resolution and one number of images, and are never called FID.
+extractor, one resolution and one number of images, and are never called FID. FID itself is in `frechet_inception`.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,11 +48,53 @@ def _factor(sigma: Tensor) -> Tensor:
 
 
 def frechet_distance_from_features(a: Tensor, b: Tensor) -> Tensor:
-    """Fréchet distance of Gaussians fitted to features a (N, D) and b (M, D), with unbiased covariances (N, M >= 2); float64."""
+    r"""Fréchet distance of Gaussians fitted to features a (N, D) and b (M, D), with unbiased covariances (N, M >= 2); float64.
+
+    For no more images than features the covariances are never formed: with centred :math:`A / \sqrt{N - 1}` and :math:`B / \sqrt{M - 1}`,
+    :math:`\mathrm{tr}(\Sigma_A \Sigma_B)^{1/2}` is the sum of the singular values of :math:`A B^T`, an N x M matrix.
+    """
     for name, features in (("a", a), ("b", b)):
         if features.ndim != 2 or features.shape[0] < 2:
             raise ValueError(f"{name} has shape {tuple(features.shape)}, it must be (N, D) with N >= 2.")
-    return frechet_distance(*(moment for features in (a, b) for moment in _mean_and_covariance(*_sums(features))))
+    if max(len(a), len(b)) > a.shape[1] or a.shape[1] != b.shape[1] or not (a.isfinite().all() and b.isfinite().all()):
+        return frechet_distance(*(moment for features in (a, b) for moment in _mean_and_covariance(*_sums(features))))
+    mu_a, mu_b = (features.double().mean(dim=0) for features in (a, b))
+    centred_a, centred_b = ((x.double() - mu) / (len(x) - 1) ** 0.5 for x, mu in ((a, mu_a), (b, mu_b)))
+    trace_sqrt = torch.linalg.svdvals(centred_a @ centred_b.T).sum()
+    distance = (mu_a - mu_b).square().sum() + centred_a.square().sum() + centred_b.square().sum() - 2 * trace_sqrt
+    return distance.clamp_min(0)
+
+
+@dataclass(frozen=True)
+class FrechetFloor:
+    """The distance of real images from other real images, `n` against `n`: what a perfect generator would score at that number.
+
+    `mean`, `low` and `high` (smallest and largest) are over `values`, one per random split.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+
+def frechet_floor(features: Tensor, n: int, *, num_splits: int = 10, generator: torch.Generator | None = None) -> FrechetFloor:
+    """Fréchet distances between two disjoint random sets of `n` rows of real `features` (N, D), N >= 2 n; splits from `generator` (seed 0).
+
+    The estimated distance is biased upwards, the more the fewer images: report a model's distance beside the floor at its own `n`. The
+    splits share images, so that their range is a description and no confidence interval.
+    """
+    if features.ndim != 2 or n < 2 or len(features) < 2 * n:
+        raise ValueError(f"features has shape {tuple(features.shape)} and n is {n}, features must be (N, D) with N >= 2 n and n >= 2.")
+    if num_splits < 1:
+        raise ValueError(f"num_splits is {num_splits}, it must be at least 1.")
+    generator = generator or torch.Generator().manual_seed(0)
+    values = []
+    for _ in range(num_splits):
+        rows = torch.randperm(len(features), generator=generator)[: 2 * n].to(features.device)
+        values.append(frechet_distance_from_features(features[rows[:n]], features[rows[n:]]).item())
+    return FrechetFloor(n, sum(values) / num_splits, min(values), max(values), tuple(values))
 
 
 def _sums(features: Tensor) -> tuple[Tensor, Tensor, int]:

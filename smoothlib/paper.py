@@ -8,12 +8,12 @@ import yaml
 
 from . import paths
 
-ARROWS = {"down": "↓", "up": "↑"}
+ARROWS = {"down": "↓", "up": "↑", "none": ""}
 
 
 @dataclass(frozen=True)
 class PaperMetric:
-    """A column: its heading, whether lower ("down") or higher ("up") is better, and decimals where the paper has no such column."""
+    """A column: its heading, whether lower ("down"), higher ("up") or neither ("none") is better, and decimals if it is not the paper's."""
 
     label: str
     direction: str
@@ -21,7 +21,7 @@ class PaperMetric:
 
     @property
     def heading(self) -> str:
-        return f"{self.label} {ARROWS[self.direction]}"
+        return f"{self.label} {ARROWS[self.direction]}".strip()
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PaperTable:
         """With further columns (metric -> label and direction) that were measured beside the paper's: its own rows have none of them."""
         own = {key: PaperMetric(**{"decimals": 3, **column}) for key, column in columns.items() if key not in self.metrics}
         if wrong := [key for key, metric in own.items() if metric.direction not in ARROWS]:
-            raise ValueError(f"columns gives {wrong[0]} the direction {own[wrong[0]].direction!r}, but it must be 'up' or 'down'.")
+            raise ValueError(f"columns gives {wrong[0]} the direction {own[wrong[0]].direction!r}, but it must be 'up', 'down' or 'none'.")
         rows = {label: {**values, **dict.fromkeys(own, "–")} for label, values in self.rows.items()}
         return replace(self, metrics={**self.metrics, **own}, rows=rows)
 

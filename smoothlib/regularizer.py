@@ -31,6 +31,8 @@ from torch.overrides import TorchFunctionMode
 MODES = ("paper", "official")
 WEIGHTINGS = {"multiply": 1, "none": 0, "divide": -1}  # exponent of the noise level in w
 GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode")
+DIFFERENCES = {"central": 0.01, "one_sided": 0.003}  # root mean square of a step, in units of eps' standard deviation
+HALF_PRECISION_DIFFERENCE = 0.05  # central: a smaller step drowns in the rounding of bfloat16
 
 # eps (B, ...) -> x0_hat (B, ...) and whatever else the caller wants from the same forward
 Denoiser = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -63,7 +65,7 @@ def step_variation(
     weight: Tensor,
     *,
     gradient: str = "central",
-    difference: float = 0.3,
+    difference: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """r = w ||J^T D||_2 (Eq. 10) of each sample, (B,) and differentiable in the denoiser's weights, and the denoiser's output.
 
@@ -73,13 +75,15 @@ def step_variation(
         direction: D, (B, ...) in the space of x0_hat; a constant.
         weight: w of each sample, (B,).
         gradient: the way to the gradient of r, one of `GRADIENTS` (see the module).
-        difference: h, length of the step along the unit vector u. The error grows with h^2 (`central`) or h (`one_sided`), that of rounding
-            with 1/h.
+        difference: length of the step along u as its root mean square over the values of eps, h / sqrt(dimension). The error grows with
+            its square (`central`) or with it (`one_sided`), that of rounding with 1 / difference. None: .01 for `central` (.05 in half
+            precision), .003 for `one_sided`, which has no good value in half precision.
 
     Raises:
-        ValueError: `gradient` or `difference` is not as above.
+        ValueError: `gradient` or `difference` is not as above, or `one_sided` is asked for in half precision.
     """
     _check_gradient(gradient, difference)
+    h = (difference or _default_difference(gradient, eps)) * math.sqrt(eps[0].numel())
     eps = eps.detach().requires_grad_()
     weight = weight.detach().reshape(-1, *[1] * (eps.ndim - 1))
     with torch.enable_grad():
@@ -92,9 +96,18 @@ def step_variation(
         if exact:
             return r, output
         u = product / r.clamp_min(torch.finfo(r.dtype).tiny).reshape_as(weight)
-        change = _directional_derivative(denoise, eps.detach(), x0_hat, u.to(eps.dtype), gradient, difference)  # J u, (B, ...)
+        change = _directional_derivative(denoise, eps.detach(), x0_hat, u.to(eps.dtype), gradient, h)  # J u, (B, ...)
         derivative = (_wide(change) * direction * weight).flatten(1).sum(1)  # its gradient is r's
         return r + derivative - derivative.detach(), output
+
+
+def _default_difference(gradient: str, eps: Tensor) -> float:
+    half = torch.is_autocast_enabled(eps.device.type) or torch.finfo(eps.dtype).bits < 32
+    if half and gradient == "one_sided":
+        raise ValueError(
+            "gradient must be central, double_backward or forward_mode in half precision, got one_sided: it drowns in rounding"
+        )
+    return HALF_PRECISION_DIFFERENCE if half else DIFFERENCES.get(gradient, 1.0)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -134,13 +147,13 @@ class StepwiseVariation(nn.Module):
 
     `mode="paper"` follows the paper: D has unit length; the mean `a` is a target and not differentiated, starts at the first mean of r and
     is the same on all processes. `mode="official"` follows the released code: D has unit length only in expectation; `a` starts at 0, stays
-    in the graph (its update's share of the gradient is kept), and each process has its own.
+    in the graph (its update's share of the gradient is kept), and each process has its own (a resumed run goes on with the first one's).
 
     Args:
         mode: `paper` or `official`.
         weighting: w(s) = s (`multiply`, Eq. 9), 1 (`none`) or 1 / s (`divide`).
         gradient: the way to the gradient, see the module; None takes `double_backward` for `official`, else `central`.
-        difference: h of the first-order ways.
+        difference: step of the difference quotients, see `step_variation`; None takes its defaults.
         decay: share of the new mean in each update of `a`.
         timestep_bins: number of equal intervals of diffusion time with a running mean of their own; 1 is the paper's single mean.
 
@@ -155,7 +168,7 @@ class StepwiseVariation(nn.Module):
         mode: str = "paper",
         weighting: str = "multiply",
         gradient: str | None = None,
-        difference: float = 0.3,
+        difference: float | None = None,
         decay: float = 0.01,
         timestep_bins: int = 1,
     ):
@@ -217,8 +230,8 @@ class StepwiseVariation(nn.Module):
         return torch.where(seen, moved, before)
 
 
-def _check_gradient(gradient: str, difference: float) -> None:
+def _check_gradient(gradient: str, difference: float | None) -> None:
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
-    if not difference > 0:
+    if difference is not None and not difference > 0:
         raise ValueError(f"difference must be positive, got {difference}")

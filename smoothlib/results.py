@@ -53,12 +53,16 @@ def make_record(
 ) -> dict[str, Any]:
     """A result in JSON's types: per-item values with means and 95 % intervals, and paired tests between rows.
 
-    `rows`: row label -> metric -> one value per item, in the order of `items` (their ids); metrics are those of the paper's `table` (any
-    where `table` is None: the paper has none). `paper_rows`: row label -> label of the paper's row that it answers to. `conventions`:
-    metric -> range, window, network. `pairs`: rows to compare, one Holm family; `model`: what it was measured on, in words; `columns`:
-    metric -> label and direction ("up" or "down" is better) of metrics that the paper's table has not; `totals`: row label -> metric -> the
-    value of the whole set, for metrics without a value per item; `facts`: what else there is to keep, in JSON's types; `seed`: of the
-    bootstrap.
+    rows: row label -> metric -> one value per item, in the order of `items` (their ids). The metrics are those of the paper's `table` and of
+        `columns`; any where `table` is None: the paper has none.
+    paper_rows: row label -> label of the paper's row that it answers to.
+    conventions: metric -> range, window, network.
+    pairs: rows to compare, one Holm family.
+    columns: metric -> label and direction ("up" or "down" is better, or "none") of metrics that the paper's table has not.
+    totals: row label -> metric -> the value of the whole set, for metrics without a value per item.
+    facts: what else there is to keep, in JSON's types.
+    model: what it was measured on, in words.
+    seed: of the bootstrap.
     """
     paper = load_paper_table(table).extended(columns or {}) if table is not None else None
     paper_rows = dict(paper_rows or {})

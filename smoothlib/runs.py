@@ -38,7 +38,7 @@ def run_items(
     name: str,
     config: Mapping[str, Any],
     batch_size: int = 1,
-    root: str | Path = paths.RUNS,
+    root: str | Path | None = None,
     executor: Executor | None = None,
     progress: bool = True,
     allow_nonfinite: bool = False,
@@ -77,11 +77,11 @@ def run_items(
     return [results[key] for key in keys]
 
 
-def run_folder(name: str, config: Mapping[str, Any], *, root: str | Path = paths.RUNS) -> Path:
+def run_folder(name: str, config: Mapping[str, Any], *, root: str | Path | None = None) -> Path:
     """Where the results of this name and configuration lie."""
     if not re.fullmatch(r"\w[\w .,+=()-]*(/\w[\w .,+=()-]*)*", name):
         raise ValueError(f"name is {name!r}, but must be a folder name of letters, digits, spaces and . , + = ( ) - _.")
-    return Path(root) / name / config_hash(config)
+    return Path(root or paths.RUNS) / name / config_hash(config)
 
 
 def item_key(item: Any) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # beside the paper's ISTD: a model that merely moves less has a lower ISTD without being smoother
 COLUMNS = {
     "cv": {"label": "CV", "direction": "down"},
-    "mean_step": {"label": "Mean step", "direction": "down"},
+    "mean_step": {"label": "Mean step", "direction": "none"},
     "lpips_cv": {"label": "LPIPS CV", "direction": "down"},
 }
 
@@ -159,6 +159,8 @@ def measure(
 
 def measure_rows(model: str, rows: Sequence[Row], judge: Judge, *, device: str = "cpu", **arguments: Any) -> dict[str, list[Measurement]]:
     """Every row's measurements, one per training seed; arguments as for `measure`."""
+    if empty := [row.label for row in rows if not row.adapters]:
+        raise ValueError(f"rows must have at least one adapter each (None is the base model), but {empty[0]!r} has none")
     found: dict[str, list[Measurement]] = {}
     for row in rows:
         found[row.label] = []

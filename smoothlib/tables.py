@@ -93,6 +93,8 @@ def paired_tests(record: Record, paper: PaperTable) -> pd.DataFrame:
         shown = test["p_adjusted"] < 0.05 and not difference["low"] <= 0 <= difference["high"]
         first = (difference["mean"] < 0) == (metric.direction == "down")
         verdict = ("first better" if first else "second better") if shown else "no difference shown"
+        if shown and metric.direction == "none":
+            verdict = "first larger" if mean.startswith("+") else "second larger"
         rows.append([test["a"], test["b"], metric.heading, f"{mean} [{low}, {high}]", _p_value(test["p_adjusted"]), verdict])
     return pd.DataFrame(rows, columns=["First", "Second", "Metric", "First - second", "p (Holm)", "At 5 %"])
 

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +17,15 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from . import paths
 from .cards import training_facts, write_card
 from .objectives import OBJECTIVES, Objective
+from .objectives.base import known_options
 from .runs import atomic_write
-from .training_config import FREE_TO_CHANGE, Loader, TrainingConfig, load_config
+from .training_config import FREE_TO_CHANGE, TrainingConfig, load_config, parse_settings
 
 
 class ExponentialMovingAverage:
@@ -83,7 +86,9 @@ class Trainer:
 
     def __init__(self, objective: Objective, config: TrainingConfig):
         self.config, self.objective = config, objective
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
+        buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # running means are each process's, or reduced where they are made
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers])
+        self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
@@ -100,7 +105,8 @@ class Trainer:
     def _state(self) -> dict:
         return {
             "config": asdict(self.config),
-            "identity": self.objective.identity(),
+            "identity": self.identity,
+            "processes": self.accelerator.num_processes,
             "step": self.step,
             "seconds": self.seconds,
             "parameters": [p.detach().cpu() for p in self.parameters],
@@ -116,8 +122,13 @@ class Trainer:
             raise ValueError(
                 f"{self.checkpoint} belongs to other settings of {', '.join(sorted(changed))}: choose another name or delete it"
             )
-        if state["identity"] != self.objective.identity():
-            raise ValueError(f"{self.checkpoint} was trained on other data or another first stage: choose another name or delete it")
+        if state["identity"] != self.identity:
+            raise ValueError(f"{self.checkpoint} was trained on other data or from other weights: choose another name or delete it")
+        if state["processes"] != self.accelerator.num_processes:
+            raise ValueError(
+                f"{self.checkpoint} belongs to a run of {state['processes']} processes, this one has {self.accelerator.num_processes}: "
+                "resume with as many, choose another name or delete it"
+            )
         with torch.no_grad():
             for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(saved)
@@ -132,7 +143,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             buffer = io.BytesIO()
             torch.save(self._state(), buffer)
-            atomic_write(self.checkpoint, buffer.getvalue())
+            atomic_write(self.checkpoint, buffer.getbuffer())
 
     def optimiser_step(self) -> dict[str, float]:
         """One update; returns the loss and the objective's numbers.
@@ -159,7 +170,8 @@ class Trainer:
             for name, value in {"loss": loss, **numbers}.items():
                 logged[name] = logged.get(name, 0.0) + value.item() / parts
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(logged["loss"]))):
+        broken = torch.tensor(float(not (math.isfinite(norm) and math.isfinite(logged["loss"]))), device=self.accelerator.device)
+        if self.accelerator.reduce(broken, "sum") > 0:  # on any process: all stop
             drawn = self.objective.describe(draws)
             raise FloatingPointError(
                 f"loss {logged['loss']} with gradient norm {float(norm)} at step {self.step} of {config.name}{drawn and ', ' + drawn}; "
@@ -176,16 +188,15 @@ class Trainer:
         """Train to the last step (or to step `stop_after`), logging and writing checkpoints on the way."""
         self.model.train()
         started = saved = time.monotonic()
-        before, sums, count = self.seconds, {}, 0
+        before, seen = self.seconds, {}
         last = min(self.config.steps, stop_after or self.config.steps)
         while self.step < last:
             for name, value in self.optimiser_step().items():
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
+                seen.setdefault(name, []).append(value)  # a number that only some steps have is averaged over those
             self.seconds = before + time.monotonic() - started
             if self.step % self.config.log_every == 0 or self.step == last:
-                self._log({name: round(value / count, 6) for name, value in sums.items()})
-                sums, count = {}, 0
+                self._log({name: float(f"{sum(values) / len(values):.6g}") for name, values in seen.items()})
+                seen = {}
             if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
@@ -216,7 +227,8 @@ class Trainer:
 def train(config: TrainingConfig) -> None:
     """Train what `config` describes and export it."""
     torch.manual_seed(config.seed)  # the initial weights
-    trainer = Trainer(OBJECTIVES[config.objective](**config.objective_options), config)
+    kind = OBJECTIVES[config.objective]
+    trainer = Trainer(kind(**known_options("objective_options", kind, config.objective_options)), config)
     trainer.run()
     trainer.finish()
 
@@ -225,10 +237,11 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings that replace the file's")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="replace settings; objective_options.rank=4 names an inner one"
+    )
     arguments = parser.parse_args()
-    overrides = {name: yaml.load(value, Loader) for name, value in (entry.split("=", 1) for entry in arguments.set)}
-    train(load_config(arguments.config, **overrides))
+    train(load_config(arguments.config, **parse_settings(arguments.set)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The settings of a training run and their YAML files."""
 
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -66,15 +68,37 @@ class Loader(yaml.SafeLoader):
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
-def load_config(path: Path, **overrides) -> TrainingConfig:
-    """Read a YAML file of settings, replace some of them, and validate.
+def parse_settings(entries: Sequence[str]) -> dict[str, Any]:
+    """`["steps=10", "objective_options.rank=4"]` -> settings by name, dots kept; values are read as YAML.
 
     Raises:
-        ValueError: a setting has no such name.
+        ValueError: an entry is not NAME=VALUE.
     """
-    settings = {**yaml.load(Path(path).read_text(), Loader), **overrides}
-    known = {f.name for f in fields(TrainingConfig)}
+    if wrong := [entry for entry in entries if "=" not in entry]:
+        raise ValueError(f"settings must be NAME=VALUE, got {wrong[0]!r}")
+    return {name: yaml.load(value, Loader) for name, value in (entry.split("=", 1) for entry in entries)}
+
+
+def load_config(path: Path, **overrides: Any) -> TrainingConfig:
+    """Read a YAML file of settings, replace some of them, and validate.
+
+    A name with dots replaces one inner setting: `{"objective_options.rank": 4}`.
+
+    Raises:
+        ValueError: a setting has no such name, or one that is needed is missing.
+    """
+    settings = yaml.load(Path(path).read_text(), Loader)
+    for name, value in overrides.items():
+        *outer, last = name.split(".")
+        place = settings
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = value
+    known = {f.name: f for f in fields(TrainingConfig)}
     for name in settings:
         if name not in known:
             raise ValueError(f"unknown training setting {name!r} in {path}; known are {', '.join(sorted(known))}")
+    for name, setting in known.items():
+        if setting.default is MISSING and setting.default_factory is MISSING and name not in settings:
+            raise ValueError(f"{path} lacks the training setting {name}")
     return TrainingConfig(**settings)

@@ -12,6 +12,7 @@ from smoothlib import mini, paths
 from smoothlib.datasets import load_scenes
 from smoothlib.models import load_pipeline
 from smoothlib.objectives import AutoencoderObjective, DenoisingObjective
+from smoothlib.training import Trainer, TrainingConfig
 
 SPLIT = "compositional"  # the smallest
 
@@ -164,6 +165,9 @@ def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
         (dict(regularized_share=0), r"regularized_share must lie in \(0, 1\], got 0"),
         (dict(regularize_every=0), "regularize_every must be at least 1, got 0"),
         (dict(regularization=1, regularizer=dict(mode="mine")), "mode must be one of"),
+        (dict(regularizer=dict(modus="paper")), "regularizer has no setting 'modus'; known are mode"),
+        (dict(caption_dropout=2), r"caption_dropout must lie in \[0, 1\], got 2"),
+        (dict(resolution=100), "resolution must be a multiple of 8, got 100"),
     ],
 )
 def test_bad_options_are_named(options, sentence):
@@ -183,6 +187,27 @@ def test_the_regularized_loss_is_eq_14_and_its_base_that_of_the_plain_fine_tune(
     assert numbers["reg"] > 0 and torch.equal(numbers["running_mean"], regularized.regularizer.running_mean[0])
     with regularized.kernels():
         loss.backward()
+
+
+def test_training_resumes_with_the_running_mean_and_from_its_own_base_alone(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ADAPTERS", tmp_path)
+    settings = dict(objective="denoising", export_to="x", steps=3, batch_size=2, learning_rate=1e-3, warmup_steps=0)
+
+    def trainer(name, **options):
+        return Trainer(denoising(runs, **LORA, regularization=3.0, **options), TrainingConfig(name=name, **settings))
+
+    whole, first = trainer("whole"), trainer("parts")
+    whole.run()
+    first.run(stop_after=1)
+    second = trainer("parts")
+    assert second.step == 1 and torch.equal(second.objective.regularizer.running_mean, first.objective.regularizer.running_mean)
+    second.run()
+    assert torch.equal(second.objective.regularizer.running_mean, whole.objective.regularizer.running_mean)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
+
+    monkeypatch.setattr("smoothlib.objectives.denoising.fingerprint", lambda pipe: "another model")
+    with pytest.raises(ValueError, match="trained on other data or from other weights"):
+        trainer("parts")
 
 
 def test_a_share_of_the_batch_and_every_kth_step_leave_the_base_loss_alone(runs):

@@ -15,7 +15,8 @@ from torch import nn
 
 from smoothlib import paths
 from smoothlib.objectives import OBJECTIVES, Objective
-from smoothlib.training import ExponentialMovingAverage, Trainer, TrainingConfig, learning_rate_at, load_config, step_indices
+from smoothlib.training import ExponentialMovingAverage, Trainer, TrainingConfig, learning_rate_at, load_config, step_indices, train
+from smoothlib.training_config import parse_settings
 
 SETTINGS = dict(objective="autoencoder", export_to="test", steps=12, batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=3)
 
@@ -132,7 +133,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch):
             return "other inputs"
 
     trainer(tmp_path, monkeypatch).run(stop_after=2)
-    with pytest.raises(ValueError, match="other data or another first stage"):
+    with pytest.raises(ValueError, match="other data or from other weights"):
         trainer(tmp_path, monkeypatch, objective=OtherData())
 
 
@@ -232,6 +233,31 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
     config = load_config(file)
     assert config.learning_rate == 1e-2
     assert config.objective_options == {"kl_weight": 1e-4, "names": [1e3, -2e-5, "1e", "e5"]}
+
+
+def test_inner_settings_are_replaced_by_dotted_names_and_bad_entries_are_named(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(SETTINGS | {"name": "x", "objective_options": {"pipeline": "mini", "rank": 8}}))
+    config = load_config(file, **parse_settings(["objective_options.rank=4", "steps=7"]))
+    assert config.steps == 7 and config.objective_options == {"pipeline": "mini", "rank": 4}
+    with pytest.raises(ValueError, match="settings must be NAME=VALUE, got 'steps'"):
+        parse_settings(["steps"])
+    file.write_text("name: x\n")
+    with pytest.raises(ValueError, match="lacks the training setting objective"):
+        load_config(file)
+    with pytest.raises(ValueError, match="objective_options has no setting 'lambda_reg'; known are pipeline"):
+        train(TrainingConfig(**{**SETTINGS, "name": "x", "objective": "denoising", "objective_options": {"lambda_reg": 1}}))
+
+
+def test_a_number_that_only_some_steps_have_is_averaged_over_those(tmp_path, monkeypatch):
+    class Sometimes(Regression):
+        def forward(self, indices, draws):
+            loss, numbers = super().forward(indices, draws)
+            return loss, numbers | ({"rare": torch.tensor(3.0)} if self.step % 3 == 0 else {})
+
+    run = trainer(tmp_path, monkeypatch, objective=Sometimes())
+    run.run()
+    assert [json.loads(line)["rare"] for line in run.log.read_text().splitlines()] == [3.0] * 4
 
 
 def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp_path):

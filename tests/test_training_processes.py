@@ -28,7 +28,7 @@ SCRIPT = textwrap.dedent(
         if "lora_B" in name:  # at zero, A would have no gradient
             p.data.normal_(0, 0.02)
     settings = dict(name="two", objective="denoising", export_to="x", steps=steps)
-    settings |= dict(batch_size=batch_size, learning_rate=1e-2, warmup_steps=0)
+    settings |= dict(batch_size=batch_size, gradient_accumulation_steps=2, learning_rate=1e-2, warmup_steps=0)
     trainer = Trainer(objective, TrainingConfig(**settings))
     trainer.run()
     result = {"parameters": torch.cat([p.detach().flatten() for p in trainer.parameters]), "mean": objective.regularizer.running_mean}

@@ -1,8 +1,11 @@
 """The interface between an objective and the training loop."""
 
 import contextlib
+import inspect
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,21 @@ from torch import Tensor, nn
 Draws = dict[str, Tensor]
 
 
+def known_options(name: str, kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` as arguments for `kind`; ValueError for one that it does not take."""
+    known = [option for option in inspect.signature(kind).parameters]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no setting {option!r}; known are {', '.join(known)}")
+    return dict(options)
+
+
 class Objective(nn.Module):
     """Base class: `forward(indices, draws) -> (loss, logged numbers)` over `len(objective)` training examples.
 
     What is random about an example of a step is drawn by `draw` and handed to `forward`. The loop draws for the whole step at once and
-    deals the rows out, so that the number of processes and of gradient accumulations leaves the training as it is.
+    deals the rows out, so that the number of processes and of gradient accumulations leaves the loss as it is. (The regularizer's running
+    mean moves once per micro-batch, so that accumulation changes how fast it follows.)
     """
 
     step = 0  # the optimiser step that is being taken; the loop sets it

@@ -17,10 +17,10 @@ from torch import Tensor
 from .. import mini
 from ..differences import save_difference
 from ..diffusion import predict_x0
-from ..models import LORA_TARGET_MODULES, load_pipeline, load_vae
+from ..models import LORA_TARGET_MODULES, fingerprint, load_pipeline, load_vae
 from ..regularizer import StepwiseVariation, Variation
 from ..runs import atomic_write
-from .base import Draws, Objective
+from .base import Draws, Objective, known_options
 from .latents import FolderLatents, SceneLatents
 
 SNR_WEIGHTS = {  # min-SNR weight of the network's own target: its error is that of x0_hat over snr, snr + 1 or 1
@@ -54,10 +54,12 @@ class DenoisingObjective(Objective):
         min_snr_gamma: gamma above; 0 weights all timesteps alike.
         split: scenes to train on; unused where `data` is given.
         data: a folder of images with captions (see `FolderLatents`), at `resolution` pixels.
+        mirror: show each example mirrored half of the time; for captions that name no side.
         regularization: lambda; 0 is the plain fine-tune.
         regularizer: arguments of `StepwiseVariation`.
         regularized_share: share of each batch that L_reg is measured on.
-        regularize_every: L_reg enters every k-th step alone, k times as strong (StyleGAN2's lazy regularization).
+        regularize_every: L_reg enters every k-th step alone, k times as strong (after StyleGAN2's lazy regularization; gradient
+            clipping and Adam's moments see the stronger steps as they are).
         gradient_checkpointing: recompute the UNet's activations in backward.
 
     Raises:
@@ -75,6 +77,7 @@ class DenoisingObjective(Objective):
         split: str = "train",
         data: str | None = None,
         resolution: int = 512,
+        mirror: bool = True,
         regularization: float = 0.0,
         regularizer: dict[str, Any] | None = None,
         regularized_share: float = 1.0,
@@ -87,13 +90,18 @@ class DenoisingObjective(Objective):
         for name, value in (("rank", rank), ("regularize_every", regularize_every)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= caption_dropout <= 1:
+            raise ValueError(f"caption_dropout must lie in [0, 1], got {caption_dropout}")
+        if resolution < 8 or resolution % 8:
+            raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
         if not regularization >= 0:
             raise ValueError(f"regularization must be at least 0, got {regularization}")
         if not 0 < regularized_share <= 1:
             raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
-        self.regularizer = StepwiseVariation(**(regularizer or {})) if regularization else None
+        with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
+        self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
-        self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
+        self.trainable, self.caption_dropout, self.min_snr_gamma = trainable, caption_dropout, min_snr_gamma
         if trainable == "all":
             vae = load_vae(pipeline)
             self._build(start_from)
@@ -105,19 +113,24 @@ class DenoisingObjective(Objective):
             self.unet.enable_gradient_checkpointing()
         self.examples = FolderLatents(vae, data, resolution) if data else SceneLatents(vae, split)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
+        self.mirror, self.resolution = mirror, resolution
         self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
 
     def _build(self, start_from: str | None) -> None:
         self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
         self.text_encoder, self.unet = mini.build_text_encoder(len(self.tokenizer)), mini.build_unet()
+        self.origin = "scratch"
         if start_from:
             earlier = load_pipeline(start_from)
+            self.origin = fingerprint(earlier)
             self.tokenizer = earlier.tokenizer
             self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
             self.unet.load_state_dict(earlier.unet.state_dict())
 
     def _load_frozen(self, pipeline: str, rank: int) -> AutoencoderKL:
         pipe = load_pipeline(pipeline)
+        self.origin = fingerprint(pipe)
+        self._base = [copy.deepcopy(pipe.unet)] if self.trainable == "unet" else []  # in a list as above
         self.tokenizer, self.scheduler = pipe.tokenizer, pipe.scheduler
         self.text_encoder, self.unet = pipe.text_encoder.requires_grad_(False), pipe.unet
         self.unet.requires_grad_(self.trainable == "unet")
@@ -134,8 +147,8 @@ class DenoisingObjective(Objective):
         return len(self.tokens)
 
     def identity(self) -> str:
-        """Hash of the examples and the captions' tokens."""
-        return hashlib.sha256(self.examples.identity().encode() + self.tokens.numpy().tobytes()).hexdigest()
+        """Hash of the examples, the captions' tokens and the weights that the training starts from."""
+        return hashlib.sha256(f"{self.examples.identity()} {self.origin}".encode() + self.tokens.numpy().tobytes()).hexdigest()
 
     def state(self) -> Draws:
         """The regularizer's running mean."""
@@ -158,7 +171,7 @@ class DenoisingObjective(Objective):
         """Mirroring, the posterior's noise, caption dropout, eps, timestep, and the direction that L_reg is measured along."""
         shape = (count, *self.examples.shape)
         draws = {
-            "mirrored": torch.rand(count, generator=generator) < 0.5,
+            "mirrored": torch.rand(count, generator=generator) < (0.5 if self.mirror else 0),
             "posterior_noise": torch.randn(shape, generator=generator),
             "dropped": torch.rand(count, generator=generator) < self.caption_dropout,
             "eps": torch.randn(shape, generator=generator),
@@ -170,8 +183,9 @@ class DenoisingObjective(Objective):
 
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.unet.device
-        mean, std = self.examples.posterior(indices.cpu(), draws["mirrored"].cpu())
-        z0 = ((mean + std * draws["posterior_noise"].cpu()) * self.scaling_factor).to(device)
+        self._vae[0].to(device)  # outside the module tree, hence not moved with it
+        mean, std = (moment.to(device) for moment in self.examples.posterior(indices.cpu(), draws["mirrored"].cpu()))
+        z0 = (mean + std * draws["posterior_noise"].to(device)) * self.scaling_factor
         eps, t, alpha_bar = draws["eps"].to(device), draws["timesteps"].to(device), self.alpha_bar[draws["timesteps"].cpu()].to(device)
         tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self.tokens[indices.cpu()])
         context = self.text_encoder(tokens.to(device))[0]
@@ -228,7 +242,7 @@ class DenoisingObjective(Objective):
             StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
             return
         if self.trainable == "unet":
-            save_difference(self.unet, load_pipeline(self.pipeline).unet, folder)
+            save_difference(self.unet, self._base[0], folder)
             return
         pipe = StableDiffusionPipeline(
             vae=self._vae[0],

@@ -55,7 +55,7 @@ class SceneLatents:
         return tuple(self.means.shape[1:])
 
     def posterior(self, indices: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations, each (B, 4, h, w) float32 on the CPU; `mirrored` (B,) bool takes the mirror image."""
+        """Means and standard deviations, each (B, 4, h, w) float32; `mirrored` (B,) bool takes the mirror image."""
         rows = indices + len(self) * mirrored  # the mirror images follow the originals
         return self.means[rows].float(), self.stds[rows].float()
 
@@ -82,12 +82,18 @@ class FolderLatents:
         listing = self.folder / "metadata.jsonl"
         if not listing.is_file():
             raise ValueError(f'data must be a folder with a metadata.jsonl of {{"file_name": ..., "text": ...}} lines, got {str(folder)!r}')
-        entries = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for number, entry in enumerate(entries, start=1):
-            if not {"file_name", "text"} <= entry.keys() or not (self.folder / entry["file_name"]).is_file():
-                raise ValueError(
-                    f"line {number} of {listing} must name an existing image as file_name and its caption as text, got {entry}"
-                )
+        entries = []
+        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                sound = (self.folder / entry["file_name"]).is_file() and isinstance(entry["text"], str)
+            except (ValueError, KeyError, TypeError):
+                entry, sound = line, False
+            entries.append(entry)
+            if not sound:
+                raise ValueError(f"line {number} of {listing} must give an existing image's file_name and its caption as text, got {entry}")
+        if not entries:
+            raise ValueError(f"{listing} must list at least one image, but is empty")
         self.files, self.captions = [self.folder / e["file_name"] for e in entries], [e["text"] for e in entries]
         self.listing = listing.read_bytes()
 
@@ -102,11 +108,12 @@ class FolderLatents:
 
     @torch.no_grad()
     def posterior(self, indices: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations, each (B, 4, h, w) float32 on the CPU; `mirrored` (B,) bool takes the mirror image."""
+        """Means and standard deviations, each (B, 4, h, w) float32; `mirrored` (B,) bool takes the mirror image."""
         images = torch.stack([self._image(self.files[i]) for i in indices.tolist()])
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
-        return posterior.mean.float().cpu(), posterior.std.float().cpu()
+        with torch.autocast(self.vae.device.type, enabled=False):  # the encoder stays in its own precision
+            posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
 
     def _image(self, file: Path) -> Tensor:
         with Image.open(file) as image:

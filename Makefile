@@ -3,12 +3,24 @@
 #   make env             the environment in .venv, exact versions from constraints.txt
 #   make reproduce       run notebooks/table2_recon.ipynb as it stands; print its table and where the results lie
 #   make table2_recon    run one notebook (any of notebooks/): make table2_recon PRESET=sd15 ARGS="-p num_images 8"
-#   make test            lint, book, unit tests, notebooks with the settings of configs/smoke
+#   make test            lint, book, unit tests, notebooks, in this order
+#   make lint            ruff on code and notebooks; is there anything that `make strip` would drop?
 #   make book            the pages, in _build/html
-#   make record          keep what `make NAME` left in out/: outputs in notebooks/, its record in data/results (NAME=table2_recon)
+#   make unit            the tests in tests/
+#   make notebooks       every notebook with the small settings of configs/smoke
+#   make record          keep what `make NAME` left in out/: outputs in notebooks/, its record in data/results, README's numbers
+#   make readme          write the numbers of data/ between the markers of README.md
+#   make strip           drop from notebooks/ what a run left in their metadata; outputs stay
 #   make clean           remove what these made, except .venv and runs (per-item results, reused by the next run)
+#   make help            this list
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
+#   Settings, given behind the command:
+#   PYTHON=python3.12    the interpreter that the environment is made with
+#   VENV=folder          where the environment is (.venv)
+#   PRESET=sd15          run a notebook with the parameters in configs/PRESET/
+#   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
+#   NAME=train_base      the notebook that `make record` keeps (table2_recon)
+#   OPEN=                the program that opens the page of `make reproduce`; empty: none
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,7 +38,7 @@ STRIP := --keep-output --keep-count --keep-id --extra-keys "metadata.papermill m
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env reproduce test lint unit notebooks book strip record clean $(NOTEBOOKS)
+.PHONY: help env reproduce test lint unit notebooks book strip record readme clean $(NOTEBOOKS)
 .DEFAULT_GOAL := help
 
 help:
@@ -80,10 +92,17 @@ book: env
 strip: env
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
-record: env
+# Looks first, installs then: without a run there is nothing to keep.
+record:
+	@test -f out/$(NAME).ipynb || { echo "There is no out/$(NAME).ipynb to keep: run 'make $(NAME)' first, or name another notebook with NAME=." >&2; exit 1; }
+	@$(MAKE) --no-print-directory env
 	cp out/$(NAME).ipynb notebooks/$(NAME).ipynb
 	if [ -f out/$(NAME).json ]; then mkdir -p data/results && cp out/$(NAME).json data/results/$(NAME).json; fi
 	$(BIN)/nbstripout $(STRIP) notebooks/$(NAME).ipynb
+	$(BIN)/python tools/update_readme.py
+
+readme: env
+	$(BIN)/python tools/update_readme.py
 
 clean:
 	rm -rf out _build .pytest_cache .ruff_cache

@@ -53,8 +53,8 @@ def make_record(
 ) -> dict[str, Any]:
     """A result in JSON's types: per-item values with means and 95 % intervals, and paired tests between rows.
 
-    rows: row label -> metric -> one value per item, in the order of `items` (their ids). The metrics are those of the paper's `table` and of
-        `columns`; any where `table` is None: the paper has none.
+    rows: row label -> metric -> one value per item, in the order of `items` (their ids). The metrics are those of the paper's `table` and
+        of `columns`; any where `table` is None: the paper has none.
     paper_rows: row label -> label of the paper's row that it answers to.
     conventions: metric -> range, window, network.
     pairs: rows to compare, one Holm family.

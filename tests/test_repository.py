@@ -4,12 +4,14 @@ import ast
 import base64
 import json
 import re
+import runpy
 import subprocess
 import tomllib
 from functools import cache
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -79,7 +81,9 @@ def test_every_requirement_is_pinned_within_its_range():
 
 def test_what_is_installed_is_what_is_pinned():
     installed = {re.sub("[-_.]+", "-", package.name).lower(): package.version for package in metadata.distributions()}
-    different = {name: (pin, installed[name]) for name, pin in constraints().items() if name in installed and installed[name] != pin}
+    pinned = {name: pin for name, pin in constraints().items() if name in installed}
+    # a build of the same version, such as torch 2.14.1+cpu, is the pinned one
+    different = {name: (pin, installed[name]) for name, pin in pinned.items() if installed[name].partition("+")[0] != pin}
     assert not different, "name: (constraints.txt, installed)"
 
 
@@ -110,9 +114,11 @@ def test_environment_yml_matches_pyproject():
     (python,) = [entry for entry in conda if entry.startswith("python ")]
     assert SpecifierSet(python.removeprefix("python ")) == SpecifierSet(PROJECT["requires-python"])
     assert set(conda) == {python, "pip"} and environment["channels"] == ["conda-forge"]
-    (install,) = pip
+    constrained, install = pip
+    assert constrained == "-c constraints.txt"
     extras = re.fullmatch(r"-e \.\[(.+)\]", install).group(1).split(",")
     assert set(extras) <= set(PROJECT["optional-dependencies"])
+    assert f"--constraint constraints.txt --editable '.[{','.join(extras)}]'" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_python_range_is_the_same_everywhere():
@@ -196,12 +202,66 @@ def test_commands_named_in_the_documents_exist():
     assert not {target: document for target, document in named.items() if target not in make_targets()}
 
 
-@pytest.mark.parametrize("target", ["help", "env", "reproduce", "test", "lint", "unit", "notebooks", "book", "strip", "record", "clean"])
+TARGETS = ("help", "env", "reproduce", "test", "lint", "unit", "notebooks", "book", "strip", "record", "readme", "clean")
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_make_knows_what_to_do(target):
     assert target in make_targets()
     dry = subprocess.run(["make", "--dry-run", "--silent", target], cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0, dry.stderr
     assert dry.stdout.strip() or target == "env"
+
+
+def test_help_lists_every_target_and_setting():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    settings = set(re.findall(r"^([A-Z]+) \?=", text, flags=re.MULTILINE))
+    assert settings >= {"PYTHON", "VENV", "PRESET", "ARGS", "NAME", "OPEN"}
+    assert set(re.findall(r"^([a-z][a-z0-9_-]*):", text, flags=re.MULTILINE)) == set(TARGETS)
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(TARGETS) <= set(re.findall(r"^make ([a-z0-9_]+) ", shown, flags=re.MULTILINE))
+    assert settings == set(re.findall(r"^([A-Z]+)=", shown, flags=re.MULTILINE))
+
+
+def test_record_without_a_run_says_what_to_do():
+    failed = subprocess.run(["make", "record", "NAME=not_run"], cwd=ROOT, capture_output=True, text=True)
+    sentence = "There is no out/not_run.ipynb to keep: run 'make not_run' first, or name another notebook with NAME=."
+    assert failed.returncode and failed.stderr.splitlines()[0] == sentence
+
+
+# README's numbers -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def readme():
+    """tools/update_readme.py as a namespace."""
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "update_readme.py")))
+
+
+def test_the_readmes_numbers_are_those_of_the_records(readme):
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.updated(text) == text, "run `make readme`"
+    record = json.loads((ROOT / "data" / "results" / "table2_recon.json").read_text(encoding="utf-8"))
+    for label, row in record["rows"].items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {label} | Recorded |")]
+        assert f"{row['metrics']['psnr']['mean']:.2f} [" in line
+    changed = re.sub(r"(\| Recorded \| \d\.\d+)\d", r"\g<1>x", text)
+    assert changed != text and readme.updated(changed) == text
+
+
+def test_the_models_figures_are_its_cards(readme):
+    assert readme.model_quality({"metrics": None, "guidance_scale": 3.0}) == "These weights are not measured yet."
+    card = {"metrics": {"n": 7, "frechet_distance": 12.34, "new": 0.5, "vae_psnr": 30.456}, "guidance_scale": 2.5, "status": "interim"}
+    status, _, *lines = readme.model_quality(card).splitlines()
+    assert status == "Status of the weights: interim."
+    assert lines[0] == "| on 7 test captions, guidance 2.5 | |"
+    assert [line.split(" | ")[-1] for line in lines[2:]] == ["12.3 |", "30.46 |", "0.5 |"]
+
+
+@pytest.mark.parametrize("text", ["", "<!-- a -->", "<!-- /a --><!-- a -->", "<!-- a --><!-- a --><!-- /a -->"])
+def test_markers_must_be_a_pair(readme, text):
+    with pytest.raises(ValueError, match="must have the markers <!-- a --> and <!-- /a -->"):
+        readme.between_markers(text, "a", "new")
 
 
 def test_links_in_the_readme_lead_to_files():

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from .clip import DEFAULT_CLIP, load_clip_encoder
 from .dual_encoder import load_scene_encoder
-from .images import check_images, check_value_range
+from .images import check_images
+from .reconstruction import ImageMean
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Retrieval:
     correct: Tensor
 
 
-class CaptionAlignment(Metric):
+class CaptionAlignment(ImageMean):
     """Mean over pairs of 100 cos(image embedding, caption embedding), at most 100.
 
     The sum (float64) and the number of images are the whole state, so that partial results merge and synchronise by addition.
@@ -47,19 +47,13 @@ class CaptionAlignment(Metric):
 
     is_differentiable = False
     higher_is_better = True
-    full_state_update = False
 
     def __init__(self, encoder: nn.Module, value_range: tuple[float, float] = (-1.0, 1.0), *, batch_size: int = 64, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(value_range, **kwargs)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1.")
         self.encoder = encoder.eval().requires_grad_(False)
-        self.value_range = check_value_range(value_range)
         self.batch_size = batch_size
-        # As in `ImageMean`: a MetricCollection merges metrics whose states have equal names and, at first, equal values.
-        self._sum_name = f"{type(self).__name__}_sum"
-        self.add_state(self._sum_name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def train(self, mode: bool = True) -> "CaptionAlignment":
         """Keep the encoder in evaluation mode."""
@@ -74,15 +68,7 @@ class CaptionAlignment(Metric):
 
     def update(self, images: Tensor, captions: Sequence[str]) -> None:
         """Add a batch; ValueError as for `per_image`."""
-        values = self.per_image(images, captions)
-        setattr(self, self._sum_name, getattr(self, self._sum_name) + values.double().sum())
-        self.num_images = self.num_images + values.numel()
-
-    def compute(self) -> Tensor:
-        """Mean over all pairs so far, a float64 scalar; ValueError if there was none."""
-        if self.num_images == 0:
-            raise ValueError(f"{type(self).__name__} has seen 0 images, update it with at least one before compute.")
-        return getattr(self, self._sum_name) / self.num_images
+        super().update(images, captions)
 
     def retrieval_accuracy(self, images: Tensor, captions: Sequence[str]) -> Retrieval:
         """How often an image's own caption scores highest among all different ones of `captions`; ValueError as for `per_image`.

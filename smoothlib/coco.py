@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .datasets import Item, seeded_choice, to_tensor
+from .datasets import Item, to_tensor
 
 RESOLUTION = 512
 
@@ -35,22 +35,29 @@ def centre_square(image: Image.Image, resolution: int = RESOLUTION) -> np.ndarra
     return np.array(image.crop((left, top, left + resolution, top + resolution)))
 
 
-def load_coco_items(folder: Path, split: str, limit: int, seed: int, resolution: int = RESOLUTION) -> list[Item]:
-    """`limit` images chosen by `seed`, each with its first caption (lowest annotation id).
+class CocoSplit:
+    """A split of COCO, sorted by image id, each image with its first caption (lowest annotation id); images are read when asked for.
 
     The paper does not say which year, crop or caption it used; this choice is recorded with every result.
 
     Raises:
         FileNotFoundError: the folder is not in COCO's layout.
-        ValueError: `limit` exceeds the split.
     """
-    annotations = json.loads(annotation_file(folder, split).read_text())
-    captions = {}
-    for entry in sorted(annotations["annotations"], key=lambda a: a["id"]):
-        captions.setdefault(entry["image_id"], " ".join(entry["caption"].split()))
-    images = sorted((i for i in annotations["images"] if i["id"] in captions), key=lambda i: i["id"])
-    if not 1 <= limit <= len(images):
-        raise ValueError(f"limit must lie in [1, {len(images)}] for split {split!r} of {folder}, got {limit}")
-    chosen = [images[i] for i in seeded_choice(len(images), limit, seed)]
-    opened = [centre_square(Image.open(folder / split / entry["file_name"]), resolution) for entry in chosen]
-    return [Item(str(e["id"]), to_tensor(pixels), captions[e["id"]]) for e, pixels in zip(chosen, opened, strict=True)]
+
+    def __init__(self, folder: Path, split: str, resolution: int = RESOLUTION) -> None:
+        annotations = json.loads(annotation_file(folder, split).read_text())
+        captions: dict[int, str] = {}
+        for entry in sorted(annotations["annotations"], key=lambda a: a["id"]):
+            captions.setdefault(entry["image_id"], " ".join(entry["caption"].split()))
+        images = sorted((i for i in annotations["images"] if i["id"] in captions), key=lambda i: i["id"])
+        self.records = [{"id": str(i["id"]), "caption": captions[i["id"]], "file": i["file_name"]} for i in images]
+        self.folder, self.resolution = folder / split, resolution
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def item(self, index: int) -> Item:
+        """Image `index` as an item."""
+        record = self.records[index]
+        pixels = centre_square(Image.open(self.folder / record["file"]), self.resolution)
+        return Item(record["id"], to_tensor(pixels), record["caption"])

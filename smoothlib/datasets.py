@@ -11,6 +11,7 @@ import tarfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -125,19 +126,33 @@ def seeded_choice(count: int, limit: int, seed: int) -> list[int]:
     return sorted(int(i) for i in order[:limit])
 
 
-def load_items(dataset: str = "scenes", split: str = "test", limit: int = 64, seed: int = 0) -> list[Item]:
-    """`limit` items of a data set, chosen by `seed`.
+class Split(Protocol):
+    """A set of captioned images: `records` hold id and caption of each, `item` reads one image."""
 
-    `dataset` is `scenes` or a folder in COCO's captioning layout (see `smoothlib.coco`).
+    records: list[dict]
+
+    def __len__(self) -> int: ...
+
+    def item(self, index: int) -> Item:
+        """Image `index` as an item."""
+
+
+def load_split(dataset: str = "scenes", split: str = "test") -> Split:
+    """A whole split; `dataset` is `scenes` or a folder in COCO's captioning layout (see `smoothlib.coco`)."""
+    if dataset == "scenes":
+        return load_scenes(split)
+    from .coco import CocoSplit
+
+    return CocoSplit(Path(dataset), split)
+
+
+def load_items(dataset: str = "scenes", split: str = "test", limit: int = 64, seed: int = 0) -> list[Item]:
+    """`limit` items of a split (see `load_split`), chosen by `seed`.
 
     Raises:
         ValueError: `limit` exceeds the split.
     """
-    if dataset != "scenes":
-        from .coco import load_coco_items
-
-        return load_coco_items(Path(dataset), split, limit, seed)
-    scenes = load_scenes(split)
-    if not 1 <= limit <= len(scenes):
-        raise ValueError(f"limit must lie in [1, {len(scenes)}] for split {split!r}, got {limit}")
-    return [scenes.item(index) for index in seeded_choice(len(scenes), limit, seed)]
+    whole = load_split(dataset, split)
+    if not 1 <= limit <= len(whole):
+        raise ValueError(f"limit must lie in [1, {len(whole)}] for split {split!r} of {dataset}, got {limit}")
+    return [whole.item(index) for index in seeded_choice(len(whole), limit, seed)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .datasets import SceneSplit, seeded_choice
+from .datasets import Split, seeded_choice
 from .pixels import to_uint8
 from .sampling import decode_latents, encode_prompts, sample
 
@@ -26,8 +26,14 @@ class Prompt:
     noise_seed: int
 
 
-def prompts_from(scenes: SceneSplit, limit: int, seed: int = 0) -> list[Prompt]:
-    """`limit` captions of a split, chosen by `seed`; noise i depends on `seed` and the image's place in the split alone."""
+def prompts_from(scenes: Split, limit: int, seed: int = 0) -> list[Prompt]:
+    """`limit` captions of a split, chosen by `seed`; noise i depends on `seed` and the image's place in the split alone.
+
+    Raises:
+        ValueError: `limit` exceeds the split.
+    """
+    if not 1 <= limit <= len(scenes):
+        raise ValueError(f"limit must lie in [1, {len(scenes)}], not {limit}")
     chosen = seeded_choice(len(scenes), limit, seed)
     return [Prompt(scenes.records[i]["id"], scenes.records[i]["caption"], seed * 1_000_000 + i) for i in chosen]
 

@@ -1,0 +1,156 @@
+"""What the notebooks of Tables 1, 3 and 4 share: their parameters, the prompts and judges behind all rows, the record, the figure.
+
+study = Study(config.configuration(globals(), **PARAMETERS))
+measured = study.measure(rows)
+record = study.record("table1_istd", "table1", measured, pairs=study.all_pairs(rows))
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from . import config, datasets, figures, generation, models, results, smoothness, walks
+from .pixels import to_uint8
+from .smoothness import Measurement, Row
+
+PARAMETERS = {
+    "model": config.Text(),
+    "dataset": config.Text(),
+    "split": config.Text(),
+    "num_prompts": config.Integer(2, 50000),
+    "num_images": config.Integer(2, 50000),
+    "num_inference_steps": config.Integer(2, 100),
+    "guidance_scale": config.Number(1, 30, optional=True),
+    "frames": config.Integer(3, 101),
+    "judge": config.Choice("packaged", "official"),
+    "batch_size": config.Integer(1, 1024),
+    "seed": config.Integer(0, 999),
+    "device": config.Choice("auto", "cpu", "cuda"),
+}
+Measured = Mapping[str, Sequence[Measurement]]  # row -> one measurement per training seed
+
+
+class Study:
+    """The prompts, noises, real images and judges that all rows of a table share.
+
+    Args:
+        cfg: a configuration with `PARAMETERS`.
+
+    Raises:
+        ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
+    """
+
+    def __init__(self, cfg: SimpleNamespace) -> None:
+        self.cfg = cfg
+        self.device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
+            self.judge = smoothness.packaged_judge() if cfg.judge == "packaged" else smoothness.official_judge()
+            self.split = datasets.load_split(cfg.dataset, cfg.split)
+            self.walk_prompts = walks.walk_prompts_from(self.split, cfg.num_prompts, seed=cfg.seed)
+            self.prompts = generation.prompts_from(self.split, cfg.num_images, seed=cfg.seed)
+        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+            raise config.ConfigurationError(str(error)) from None
+
+    def check(self, rows: Iterable[Row]) -> None:
+        """Are the rows' adapters there, and are they the files that their cards record? Before hours of walks."""
+        try:
+            for name in (name for row in rows for name in row.adapters if name):
+                models.adapter_file(name)
+        except (ValueError, OSError) as error:
+            raise config.ConfigurationError(str(error)) from None
+
+    def real_features(self, batch_size: int = 100) -> torch.Tensor:
+        """Features (N, D) of the real images that belong to the prompts of the Frechet distance."""
+        chosen = datasets.seeded_choice(len(self.split), self.cfg.num_images, self.cfg.seed)
+        batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+        images = (to_uint8(torch.stack([self.split.item(i).image for i in batch])).numpy() for batch in batches)
+        return torch.cat([self.judge.image_features(batch) for batch in images])
+
+    def measure(self, rows: Sequence[Row]) -> dict[str, list[Measurement]]:
+        """Every row's measurements; see `smoothness.measure_rows`."""
+        self.check(rows)
+        return smoothness.measure_rows(
+            self.cfg.model,
+            rows,
+            self.judge,
+            device=self.device,
+            walk_prompts=self.walk_prompts,
+            prompts=self.prompts,
+            real_features=self.real_features(),
+            guidance_scale=self.guidance_scale,
+            num_inference_steps=self.cfg.num_inference_steps,
+            frames=self.cfg.frames,
+            batch_size=self.cfg.batch_size,
+        )
+
+    @staticmethod
+    def all_pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """Every later row against every earlier one."""
+        return [(row.label, other.label) for i, other in enumerate(rows) for row in rows[i + 1 :]]
+
+    def record(
+        self, name: str, table: str | None, measured: Measured, *, rows: Sequence[Row], pairs: Sequence[tuple[str, str]]
+    ) -> results.Record:
+        """The record of a run; `table`: the paper's table that it answers to, `pairs`: rows that are tested against each other."""
+        height, width = next(iter(measured.values()))[0].frames.shape[-2:]
+        facts = {
+            "training_seeds": smoothness.seed_means(measured),
+            "num_images": self.cfg.num_images,
+            "num_inference_steps": self.cfg.num_inference_steps,
+        }
+        return results.make_record(
+            name,
+            table=table,
+            model=f"{self.cfg.model}, {width} x {height}",
+            items=[prompt.id for prompt in self.walk_prompts],
+            rows=smoothness.row_values(measured),
+            paper_rows={row.label: row.paper_row for row in rows if row.paper_row},
+            conventions=walks.CONVENTIONS | dict(self.judge.conventions),
+            pairs=pairs,
+            columns=self.judge.columns,
+            totals={label: {self.judge.frechet_name: float(np.mean([one.frechet for one in seeds]))} for label, seeds in measured.items()},
+            facts=facts,
+            seed=self.cfg.seed,
+            provenance=self._provenance(measured),
+        )
+
+    def _provenance(self, measured: Measured) -> dict[str, Any]:
+        shown = datasets.seeded_choice(len(self.split), self.cfg.num_prompts, self.cfg.seed)
+        return results.provenance(
+            config=self.cfg,
+            models={f"{label}, training seed {i}": one.fingerprint for label, seeds in measured.items() for i, one in enumerate(seeds)},
+            data_hash=results.data_hash([self.split.item(i) for i in shown]),
+            seed=self.cfg.seed,
+            dtype=torch.float32,
+            duration=sum(one.seconds for seeds in measured.values() for one in seeds),
+            device=self.device,
+        )
+
+    def walks_figure(self, measured: Measured, limit: int = 8) -> Figure:
+        """The first walks of the seeded choice, not selected: one row of images a model, of its first training seed."""
+        grid, labels = [], []
+        for i in range(min(limit, len(self.walk_prompts))):
+            for label, seeds in measured.items():
+                grid.append([torch.from_numpy(frame) for frame in seeds[0].frames[i]])
+                labels.append(f"{i + 1} {label}")
+        return figures.image_grid(grid, row_labels=labels)
+
+
+def seed_table(measured: Measured) -> pd.DataFrame:
+    """Row and training seed -> mean of each metric: how much of a difference could be the training's chance."""
+    frames = {label: pd.DataFrame(seeds) for label, seeds in smoothness.seed_means(measured).items()}
+    return pd.concat(frames, names=["Row", "Training seed"]).round(4)
+
+
+def glue_means(prefix: str, measured: Measured) -> None:
+    """Every row's mean of every metric, quotable in the book as PREFIX-row-metric."""
+    for label, metrics in smoothness.row_values(measured).items():
+        key = "".join(c if c.isalnum() else "_" for c in label.lower())
+        for metric, values in metrics.items():
+            results.glue(f"{prefix}-{key}-{metric}", float(np.mean(values)))

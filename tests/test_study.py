@@ -1,0 +1,85 @@
+"""What the notebooks of Tables 1, 3 and 4 share: bad input ends before the work, the record holds every row, COCO's layout serves too."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smoothlib import config, models, paths
+from smoothlib.smoothness import Row
+from smoothlib.study import PARAMETERS, Study, seed_table
+
+SMALL = dict(
+    model="mini",
+    dataset="scenes",
+    split="compositional",
+    num_prompts=2,
+    num_images=3,
+    num_inference_steps=2,
+    guidance_scale=None,
+    frames=3,
+    judge="packaged",
+    batch_size=6,
+    seed=0,
+    device="cpu",
+)
+
+
+def configured(**changes) -> SimpleNamespace:
+    return config.configuration(SMALL | changes, **PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_prompts": 5000}, r"limit must lie in \[1, \d+\], not 5000"),
+        ({"split": "val"}, "split must be one of train, test, compositional, got 'val'"),
+        ({"dataset": "nowhere"}, "COCO is not in nowhere"),
+        ({"model": "no-such-model"}, "no-such-model"),
+    ],
+)
+def test_what_is_not_there_ends_in_one_sentence(changes, sentence):
+    with pytest.raises(config.ConfigurationError, match=sentence):
+        study = Study(configured(**changes))
+        study.measure([Row("Base")])
+
+
+def test_an_adapter_that_is_not_there_is_named_before_any_walk(monkeypatch):
+    monkeypatch.setattr(models, "load_pipeline", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(config.ConfigurationError, match="no-such-adapter"):
+        Study(configured()).measure([Row("Base"), Row("None", ("no-such-adapter",))])
+
+
+def test_the_record_holds_rows_seeds_and_totals(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    study, rows = Study(configured()), [Row("Base"), Row("Again")]
+    measured = study.measure(rows)
+    record = study.record("table1_istd", "table1", measured, rows=rows, pairs=study.all_pairs(rows))
+    assert list(record["rows"]) == ["Base", "Again"] and len(record["items"]) == 2
+    metrics = record["rows"]["Base"]["metrics"]
+    assert metrics["istd"]["mean"] == pytest.approx(np.mean(measured["Base"][0].per_prompt["istd"]))
+    assert metrics["frechet_distance"]["mean"] == measured["Base"][0].frechet
+    assert record["facts"]["training_seeds"]["Again"]["frechet"] == [measured["Again"][0].frechet]
+    assert seed_table(measured).loc[("Base", 0), "cv"] == pytest.approx(metrics["cv"]["mean"], abs=1e-4)
+    assert study.walks_figure(measured, limit=1).axes
+
+
+def test_prompts_and_real_images_come_from_cocos_layout_too(tmp_path):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)).save(tmp_path / "val2017" / f"{i}.png")
+    annotations = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(3)],
+        "annotations": [{"id": 10 - k, "image_id": k % 3, "caption": f"caption  {10 - k}"} for k in range(6)],
+    }
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(annotations))
+    study = Study(configured(dataset=str(tmp_path), split="val2017", num_prompts=3))
+    assert [prompt.caption for prompt in study.walk_prompts] == ["caption 7", "caption 6", "caption 5"]  # the lowest annotation id
+    assert study.split.item(0).image.shape == (3, 512, 512)
+    features = study.real_features(batch_size=2)
+    assert features.shape[0] == 3 and torch.isfinite(features).all()

@@ -106,11 +106,12 @@ def seeds_of(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model: the values of each prompt, the Frechet distance, the frames of the walks (W, F, 3, H, W) uint8, and seconds."""
+    """One model: the values of each prompt, the Frechet distance, the walks' frames (W, F, 3, H, W) uint8 and pixel steps (W, F - 1)."""
 
     per_prompt: Mapping[str, np.ndarray]
     frechet: float
     frames: np.ndarray
+    step_distances: np.ndarray
     fingerprint: str
     seconds: float
 
@@ -145,7 +146,8 @@ def measure(
         batch_size=max(1, batch_size // frames),
     )
     made = runs.run_items(prompts, Generation(pipe, **steps), name=f"smoothness/images of {label}", config=settings, batch_size=batch_size)
-    pixels = step_statistics(np.stack([w["step_distances"] for w in walked]))
+    distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
+    pixels = step_statistics(distances)
     perceptual = step_statistics(np.stack([w["lpips_distances"] for w in walked]))
     film = np.stack([w["frames"] for w in walked])  # (W, F, 3, H, W)
     captions = [prompt.caption for prompt in walk_prompts for _ in range(frames)]
@@ -154,7 +156,7 @@ def measure(
     values[judge.alignment_name] = aligned
     features = judge.image_features(np.stack([m["image"] for m in made]))
     frechet = float(frechet_distance_from_features(features, real_features))
-    return Measurement(values, frechet, film, weights, sum(r["seconds"] for r in [*walked, *made]))
+    return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in [*walked, *made]))
 
 
 def measure_rows(model: str, rows: Sequence[Row], judge: Judge, *, device: str = "cpu", **arguments: Any) -> dict[str, list[Measurement]]:

@@ -141,6 +141,17 @@ class Study:
                 labels.append(f"{i + 1} {label}")
         return figures.image_grid(grid, row_labels=labels)
 
+    def walk_slider(self, measured: Measured, limit: int = 8) -> figures.Widget:
+        """The same walks under a slider, with the curve of their steps."""
+        shown = range(min(limit, len(self.walk_prompts)))
+        return figures.walk_scrubber(
+            [{label: seeds[0].frames[i] for label, seeds in measured.items()} for i in shown],
+            [{label: seeds[0].step_distances[i] for label, seeds in measured.items()} for i in shown],
+            captions=[self.walk_prompts[i].caption for i in shown],
+            alt=f"Latent walks between two noises by {', '.join(measured)}, for the first prompts of the seeded choice",
+            distance_label="Step between neighbouring images (L2, pixels in [0, 1])",
+        )
+
 
 def seed_table(measured: Measured) -> pd.DataFrame:
     """Row and training seed -> mean of each metric: how much of a difference could be the training's chance."""

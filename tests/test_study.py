@@ -65,6 +65,8 @@ def test_the_record_holds_rows_seeds_and_totals(tmp_path, monkeypatch):
     assert record["facts"]["training_seeds"]["Again"]["frechet"] == [measured["Again"][0].frechet]
     assert seed_table(measured).loc[("Base", 0), "cv"] == pytest.approx(metrics["cv"]["mean"], abs=1e-4)
     assert study.walks_figure(measured, limit=1).axes
+    caption = study.walk_prompts[0].caption
+    assert caption in study.walk_slider(measured).html and study.walk_prompts[1].caption not in study.walk_slider(measured, limit=1).html
 
 
 def test_prompts_and_real_images_come_from_cocos_layout_too(tmp_path):

@@ -8,7 +8,9 @@
 #   make book            the pages, in _build/html
 #   make unit            the tests in tests/
 #   make notebooks       every notebook with the small settings of configs/smoke
-#   make record          keep what `make NAME` left in out/: outputs in notebooks/, its record in data/results, README's numbers
+#   make record          keep what `make NAME` left in out/: outputs in notebooks/, its record in data/results; then `make refresh`
+#   make refresh         run summary and status again and keep them; README's numbers
+#   make adapters        train the adapters of configs/training/adapters.yaml that are not there: hours on a CPU
 #   make readme          write the numbers of data/ between the markers of README.md
 #   make strip           drop from notebooks/ what a run left in their metadata; outputs stay
 #   make clean           remove what these made, except .venv and runs (per-item results, reused by the next run)
@@ -38,7 +40,7 @@ STRIP := --keep-output --keep-count --keep-id --extra-keys "metadata.papermill m
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env reproduce test lint unit notebooks book strip record readme clean $(NOTEBOOKS)
+.PHONY: help env reproduce test lint unit notebooks book strip record refresh adapters readme clean $(NOTEBOOKS)
 .DEFAULT_GOAL := help
 
 help:
@@ -99,7 +101,16 @@ record:
 	cp out/$(NAME).ipynb notebooks/$(NAME).ipynb
 	if [ -f out/$(NAME).json ]; then mkdir -p data/results && cp out/$(NAME).json data/results/$(NAME).json; fi
 	$(BIN)/nbstripout $(STRIP) notebooks/$(NAME).ipynb
+	@$(MAKE) --no-print-directory refresh
+
+# The pages that show all records.
+refresh: summary status
+	cp out/summary.ipynb out/status.ipynb notebooks/
+	$(BIN)/nbstripout $(STRIP) notebooks/summary.ipynb notebooks/status.ipynb
 	$(BIN)/python tools/update_readme.py
+
+adapters: env
+	$(BIN)/python tools/train_adapters.py
 
 readme: env
 	$(BIN)/python tools/update_readme.py

@@ -1,4 +1,4 @@
-"""Pipelines and adapters: the only module that knows where weights are, and the one that decides whether they may be trusted.
+"""Pipelines: with `smoothlib.adapters` the only module that knows where weights are and decides whether they may be trusted.
 
 Weights come from safetensors, never from pickles, and no remote code runs. What ships with the repository is compared with the sha256 in
 its card; what comes from the Hugging Face hub is pinned to a commit (downloads obey `HF_HUB_OFFLINE` and `HF_HOME`).
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import paths
-from .cards import CARD, read_card, read_checked
+from .adapters import LORA_TARGET_MODULES, adapter_file, check_files, list_adapters, load_adapter, load_smooth_lora
+from .cards import CARD, read_card
 from .differences import FILE as DIFFERENCE
 from .differences import add_difference
 from .diffusion import ddim_scheduler
@@ -23,12 +24,15 @@ from .diffusion import ddim_scheduler
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+__all__ = [
+    "LORA_TARGET_MODULES", "adapter_file", "default_guidance_scale", "fingerprint", "list_adapters", "list_fine_tunes", "load_adapter",
+    "load_pipeline", "load_smooth_lora", "load_vae",
+]  # fmt: skip
+
 PAPER_GUIDANCE_SCALE = 7.5
 PINNED_REVISIONS = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-LOADED_SUFFIXES = {".safetensors", ".json", ".txt"}  # what the libraries read from a model's folder
-LORA_TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0")  # every attention's projections
 WITHOUT_CHECKER = dict(safety_checker=None, feature_extractor=None)
 
 
@@ -43,14 +47,26 @@ def load_pipeline(
     """A text-to-image latent diffusion pipeline with Stable Diffusion's DDIM scheduler, in evaluation mode, without a safety checker.
 
     Args:
-        name: a model in `data/models` ("mini", the default), a folder with a diffusers pipeline, or a hub id, optionally `id@commit`.
-        adapter: a Smooth-LoRA for `load_smooth_lora`, or a full fine-tune's difference; None for the base model.
+        name: a model in `data/models` ("mini", the default), a folder with a diffusers pipeline, or a hub id, optionally `id@commit`. A
+            folder may also hold a full fine-tune as the difference to the model that its card names: that model is loaded, then changed.
+        adapter: a Smooth-LoRA for `load_smooth_lora`, or a full fine-tune's difference; None for the model as it is.
         revision: commit (40 hex digits) of a hub id; known for Stable Diffusion 1.5.
 
     Raises:
         ValueError: no such kind of name, no pinned commit, a file that differs from its card, an adapter that does not fit.
         FileNotFoundError: the model, or a file that its card lists, is not there, or the download failed.
     """
+    folder = _fine_tune(name)
+    pipe = _load_whole(name, dtype, revision) if folder is None else _load_fine_tune(folder)
+    if pipe.unet.dtype != dtype:
+        pipe.to(dtype)
+    pipe.to(device)
+    if adapter is not None:
+        load_adapter(pipe, adapter)
+    return pipe
+
+
+def _load_whole(name: str, dtype: torch.dtype, revision: str | None) -> "StableDiffusionPipeline":
     from diffusers import StableDiffusionPipeline
 
     with _no_progress_bars():
@@ -59,9 +75,19 @@ def load_pipeline(
         pipe = StableDiffusionPipeline.from_pretrained(str(folder), **options)
     pipe.scheduler = ddim_scheduler(pipe)
     pipe.set_progress_bar_config(disable=None)  # bars in a terminal only
-    pipe.to(device)
-    if adapter is not None:
-        load_adapter(pipe, adapter)
+    return pipe
+
+
+def _load_fine_tune(folder: Path) -> "StableDiffusionPipeline":
+    """The base model that the folder's card names, in float32, plus the difference. The base's weights must be those of the training."""
+    check_files(folder)
+    base = read_card(folder).get("base")
+    if base is None:
+        raise ValueError(f"{folder} needs a {CARD} that names the base model and its fingerprint: restore it, or train the model again")
+    pipe = load_pipeline(base["model"])
+    if fingerprint(pipe) != base["fingerprint"]:
+        raise ValueError(f"{folder} is a fine-tune of other weights than those that {base['model']!r} has now: train it again")
+    add_difference(pipe.unet, folder / DIFFERENCE)
     return pipe
 
 
@@ -81,58 +107,17 @@ def load_vae(
 
 
 def default_guidance_scale(name: str = "mini") -> float:
-    """The guidance scale w that the model's card recommends; 7.5, the paper's, where there is no card."""
-    folder = _local_folder(name, "model_index.json")
-    return float((read_card(folder) if folder else {}).get("guidance_scale", PAPER_GUIDANCE_SCALE))
+    """The guidance scale w that the model's card recommends, or its base's; 7.5, the paper's, where there is no card."""
+    folder = _fine_tune(name) or _local_folder(name, "model_index.json")
+    card = read_card(folder) if folder else {}
+    if "guidance_scale" not in card and "base" in card:
+        return default_guidance_scale(card["base"]["model"])
+    return float(card.get("guidance_scale", PAPER_GUIDANCE_SCALE))
 
 
-def list_adapters() -> list[str]:
-    """Names of the Smooth-LoRAs and full fine-tunes in `data/models/adapters`, sorted."""
-    return sorted({file.parent.name for file in paths.ADAPTERS.glob("*/*.safetensors")})
-
-
-def load_adapter(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:
-    """Load an adapter of either kind into the UNet: a Smooth-LoRA (`load_smooth_lora`), or the difference that a full fine-tune left.
-
-    Raises FileNotFoundError and ValueError as `load_smooth_lora` does.
-    """
-    file = adapter_file(name_or_folder)
-    if file.name == DIFFERENCE:
-        add_difference(pipe.unet, file)
-    else:
-        load_smooth_lora(pipe, name_or_folder)
-
-
-def load_smooth_lora(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:
-    """Load a Smooth-LoRA into the UNet and check that every attention projection changed (Eq. 6: W0 + BA with BA != 0).
-
-    Reads diffusers' LoRA files and the layout that the authors released, whose keys lack the `unet.` prefix: diffusers by itself ignores
-    those with a warning. After an error the pipeline computes what it did before.
-
-    Args:
-        name_or_folder: a name from `list_adapters`, a folder with one safetensors file, or such a file.
-
-    Raises:
-        FileNotFoundError: there is no such adapter.
-        ValueError: a file that differs from its card, is no LoRA for this UNet, or leaves a projection unchanged.
-    """
-    file = adapter_file(name_or_folder)
-    adapter_name = re.sub(r"\W", "_", Path(name_or_folder).resolve().name.removesuffix(".safetensors"))  # PEFT allows no dots
-    others = set(getattr(pipe.unet, "peft_config", {}))
-    if adapter_name in others:
-        raise ValueError(f"adapter {adapter_name!r} is loaded already")
-    try:
-        source = dict(weight_name=file.name, use_safetensors=True, return_lora_metadata=True)
-        weights, alphas, metadata = pipe.lora_state_dict(str(file.parent), **source)
-        weights = {key if key.startswith("unet.") else f"unet.{key}": weight for key, weight in weights.items()}
-        pipe.unet.load_lora_adapter(weights, prefix="unet", network_alphas=alphas, metadata=metadata, adapter_name=adapter_name)
-        unchanged = _unchanged_projections(pipe.unet, adapter_name)
-    except Exception as error:  # the libraries raise many kinds for a file that does not fit
-        _remove_adapter(pipe.unet, adapter_name, others)
-        raise ValueError(f"{file} is not a LoRA for this UNet: {str(error).splitlines()[0][:200]}") from error
-    if unchanged:
-        _remove_adapter(pipe.unet, adapter_name, others)
-        raise ValueError(f"{file} leaves {len(unchanged)} of the UNet's attention projections unchanged or not finite, e.g. {unchanged[0]}")
+def list_fine_tunes() -> list[str]:
+    """Names of the full fine-tunes in `data/models`, sorted: models that `load_pipeline` makes of another one and a difference."""
+    return sorted(file.parent.name for file in paths.MODELS.glob(f"*/{DIFFERENCE}"))
 
 
 def fingerprint(pipe_or_name: "StableDiffusionPipeline | str") -> str:
@@ -161,15 +146,25 @@ def _trusted_folder(name: str, revision: str | None, *, needed: str = "model_ind
     folder = _local_folder(name, needed)
     if folder is None:
         return _download(name, revision)
-    _check_files(folder, part)
+    check_files(folder, part)
     return folder
+
+
+def _named_folder(name: str) -> Path:
+    """The folder that `name` means, if it is one: of `data/models` for a plain name that exists there."""
+    shipped, folder = paths.MODELS / name, Path(name)
+    return shipped if "/" not in name and (shipped.is_dir() or not folder.is_dir()) else folder
+
+
+def _fine_tune(name: str) -> Path | None:
+    """The folder that `name` means where it holds a full fine-tune as a difference (`smoothlib.differences`), else None."""
+    folder = _named_folder(name)
+    return folder if (folder / DIFFERENCE).is_file() else None
 
 
 def _local_folder(name: str, needed: str) -> Path | None:
     """The folder that `name` means, in which the file `needed` is; None for a hub id."""
-    shipped, folder = paths.MODELS / name, Path(name)
-    if "/" not in name and (shipped.is_dir() or not folder.is_dir()):
-        folder = shipped
+    folder = _named_folder(name)
     if folder.is_dir():
         if not (folder / needed).is_file():
             raise FileNotFoundError(f"{folder} has no {needed}: it is not the folder of a diffusers pipeline")
@@ -203,62 +198,6 @@ def _download(name: str, revision: str | None) -> Path:
             "model_index.json and its folders scheduler, text_encoder, tokenizer, unet and vae (safetensors) where there is internet, "
             "put them in one folder, and pass that folder's path as the model"
         ) from None
-
-
-def _check_files(folder: Path, part: str = "") -> None:
-    """Raise unless every file whose name begins with `part` is the one in the card; only folders outside `data/models` may lack a card."""
-    card = read_card(folder)
-    if not card:
-        if folder.resolve().is_relative_to(paths.MODELS.resolve()):
-            raise ValueError(f"{folder} has no {CARD} with its files' hashes: restore it, or write it with smoothlib.cards")
-        return
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix in LOADED_SUFFIXES and file.name != CARD}
-    for name in sorted({*card.get("files", ()), *there}):
-        if name.startswith(part):
-            read_checked(folder, name)
-
-
-def adapter_file(name_or_folder: str | Path) -> Path:
-    """The safetensors file of an adapter, its folder checked against its card."""
-    path = Path(name_or_folder)
-    if (paths.ADAPTERS / path).is_dir():
-        path = paths.ADAPTERS / path
-    if not path.exists():
-        available = ", ".join(list_adapters()) or "none"
-        raise FileNotFoundError(f"there is no adapter {str(name_or_folder)!r}: pass a folder, or a name in {paths.ADAPTERS} ({available})")
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if len(files) != 1 or files[0].suffix != ".safetensors":
-        raise ValueError(
-            f"{path} must be or contain exactly one .safetensors file; pickles (.bin, .pt) are not loaded: convert one once with "
-            "`safetensors.torch.save_file(torch.load(file, weights_only=True), 'pytorch_lora_weights.safetensors')`"
-        )
-    _check_files(files[0].parent)
-    return files[0]
-
-
-def _unchanged_projections(unet: torch.nn.Module, adapter_name: str) -> list[str]:
-    """Names of the attention projections whose weight change BA is absent, zero or not finite."""
-    from diffusers.models.attention_processor import Attention
-    from peft.tuners.lora import LoraLayer
-
-    attentions = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
-    unchanged = []
-    for name in (f"{attention}.{projection}" for attention in attentions for projection in LORA_TARGET_MODULES):
-        layer = unet.get_submodule(name)
-        changed = isinstance(layer, LoraLayer) and adapter_name in layer.lora_A
-        if changed:
-            delta = layer.get_delta_weight(adapter_name)
-            changed = bool(delta.any() and delta.isfinite().all())
-        if not changed:
-            unchanged.append(name)
-    return unchanged
-
-
-def _remove_adapter(unet: torch.nn.Module, adapter_name: str, others: set[str]) -> None:
-    if not others:
-        unet.unload_lora()
-    elif adapter_name in unet.peft_config:
-        unet.delete_adapters(adapter_name)
 
 
 def _adapter_state(module: torch.nn.Module) -> str:

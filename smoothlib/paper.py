@@ -59,7 +59,7 @@ def load_paper_table(name: str, *, folder: Path = paths.PAPER) -> PaperTable:
     """One of the paper's tables, "table1" to "table4". Raises ValueError for another name, or where a value is missing or no text."""
     file = folder / f"{name}.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        known = ", ".join(sorted(path.stem for path in folder.glob("table*.yaml")))
         raise ValueError(f"name is {name!r}, but the paper's tables are {known}.")
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     metrics = {key: PaperMetric(**metric) for key, metric in content.pop("metrics").items()}

@@ -14,6 +14,7 @@ import torch
 from . import __version__, paths
 from .config import config_hash, plain
 from .runs import item_key
+from .staleness import module_hashes
 
 PACKAGES = (
     "torch torchvision diffusers transformers peft accelerate safetensors torchmetrics lpips scikit-image numpy scipy pillow".split()
@@ -49,6 +50,7 @@ def provenance(
         "duration_seconds": round(float(duration), 1),
         "machine": machine(device),
         "python": platform.python_version(),
+        "modules": module_hashes(),  # the code: see smoothlib.staleness
         "versions": {"smoothlib": __version__} | {name: metadata.version(name) for name in PACKAGES},
     }
 

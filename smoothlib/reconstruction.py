@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import smoothlib
+
+from . import runs
 from .datasets import Item
 from .inversion import ddim_invert, null_text_inversion
 from .metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
@@ -143,3 +146,35 @@ class Reconstruction:
         return [
             {"image": pixels[i], "seconds": seconds, **{name: float(value[i]) for name, value in values.items()}} for i in range(len(items))
         ]
+
+
+def run_method(
+    pipe: "StableDiffusionPipeline",
+    items: Sequence[Item],
+    method: Method,
+    *,
+    weights: str,
+    num_inference_steps: int,
+    num_inner_steps: int,
+    batch_size: int,
+) -> list[runs.Result]:
+    """Every item's result by `method` (see `Reconstruction`), each stored as soon as its batch is done (runs/table2_recon).
+
+    What Table 2 has reconstructed, Figures 4 and 9 read, and the other way round. `weights`: fingerprint of `pipe`.
+    """
+    return runs.run_items(
+        items,
+        Reconstruction(pipe, method, num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps),
+        name=f"table2_recon/{method.label}",
+        config={
+            "weights": weights,
+            "kind": method.kind,
+            "guidance_scale": method.guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "num_inner_steps": num_inner_steps if method.kind == "nti" else None,
+            "batch_size": batch_size,
+            "conventions": CONVENTIONS,
+            "smoothlib": smoothlib.__version__,
+        },
+        batch_size=batch_size,
+    )

@@ -23,12 +23,13 @@ from .config import plain
 from .paper import PaperTable, load_paper_table
 from .provenance import data_hash, provenance
 from .runs import atomic_write
+from .staleness import stale, staleness_note
 from .statistics import compare_rows, mean_interval
 from .tables import ComparisonTable, Record, paired_tests
 
 __all__ = [
     "comparison_table", "data_hash", "glue", "load_paper_table", "load_record", "make_record", "measured_table", "paired_tests",
-    "provenance", "recorded", "save_record",
+    "provenance", "recorded", "save_record", "stale", "staleness_note",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -131,13 +132,15 @@ def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | Non
     return load_record(file) if file.is_file() else None
 
 
-def comparison_table(table: str, *, this_run: Record | None = None, recorded: Record | None = None) -> ComparisonTable:
+def comparison_table(
+    table: str, *, this_run: Record | None = None, recorded: Record | None = None, headline: bool = False
+) -> ComparisonTable:
     """Paper, recorded and this run in one table; see `ComparisonTable`."""
     for record in (this_run, recorded):
         if record is not None and record["table"] != table:
             raise ValueError(f"table is {table!r}, but the record {record['name']} is of {record['table']!r}.")
     columns = {name: column for record in (recorded, this_run) if record for name, column in record.get("columns", {}).items()}
-    return ComparisonTable(load_paper_table(table).extended(columns), recorded=recorded, this_run=this_run)
+    return ComparisonTable(load_paper_table(table).extended(columns), recorded=recorded, this_run=this_run, headline=headline)
 
 
 def measured_table(record: Record) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .paper import PaperTable
+from .staleness import staleness_note
 
 Record = Mapping[str, Any]
 INDEX = ("Method", "Source")
@@ -16,12 +17,14 @@ INDEX = ("Method", "Source")
 class ComparisonTable:
     """A paper table with the measured rows under the printed row that they answer to: HTML in notebooks, text in `print`.
 
+    `headline`: leave out measured rows that answer to no printed one.
     Values of different models are put under each other, never subtracted: what is compared is the order of the rows and their ratios.
     """
 
     paper: PaperTable
     recorded: Record | None = None
     this_run: Record | None = None
+    headline: bool = False
 
     def dataframe(self) -> pd.DataFrame:
         """Cells as text: as printed for the paper, "mean [low, high]" with as many decimals for runs. Index: method, source."""
@@ -29,7 +32,7 @@ class ComparisonTable:
         for label, values in self.paper.rows.items():
             lines.append(((label, "Paper"), [values[metric] for metric in self.paper.metrics]))
             lines += self._measured(label)
-        lines += self._measured(None)
+        lines += [] if self.headline else self._measured(None)
         index = pd.MultiIndex.from_tuples([key for key, _ in lines], names=INDEX)
         headings = [metric.heading for metric in self.paper.metrics.values()]
         return pd.DataFrame([cells for _, cells in lines], index=index, columns=headings)
@@ -64,7 +67,7 @@ class ComparisonTable:
         if self.recorded is not None and self.this_run is not None:
             notes += _differences(self.recorded["provenance"]["config"], self.this_run["provenance"]["config"])
         if self._records():
-            notes.append("Runs: mean over images [95 % interval]. Other models or images: compare the order of the rows, not the values.")
+            notes.append("Runs: mean over images or prompts [95 % interval]. Other models and images: compare the rows' order, not values.")
         return notes
 
     def __str__(self) -> str:
@@ -108,7 +111,8 @@ def _origin(record: Record) -> str:
     machine = made["machine"]
     commit = "no commit" if made["commit"] is None else made["commit"][:10] + (" with changes" if made["dirty"] else "")
     where = f"{machine['name']}, {machine['threads']} threads, {made['dtype']}, {made['duration_seconds'] / 60:.1f} minutes"
-    return f"{record['model']}; n = {len(record['items'])}; {made['date'][:10]}, {commit}; {where}."
+    origin = f"{record['model']}; n = {len(record['items'])}; {made['date'][:10]}, {commit}; {where}."
+    return f"{origin} {staleness_note(record)}".strip()
 
 
 def _differences(recorded: Mapping[str, Any], this_run: Mapping[str, Any]) -> list[str]:

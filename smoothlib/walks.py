@@ -2,17 +2,20 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from .datasets import SceneSplit, seeded_choice
+import smoothlib
+
+from . import runs
+from .datasets import Split, seeded_choice
 from .generation import initial_noise
 from .interpolation import latent_walk
-from .metrics.istd import Convention, InterpolationStandardDeviation
+from .metrics.istd import Convention, InterpolationStandardDeviation, step_statistics
 from .pixels import to_uint8
 from .sampling import encode_prompts
 
@@ -33,7 +36,7 @@ class WalkPrompt:
     end_seed: int
 
 
-def walk_prompts_from(scenes: SceneSplit, limit: int, seed: int = 0) -> list[WalkPrompt]:
+def walk_prompts_from(scenes: Split, limit: int, seed: int = 0) -> list[WalkPrompt]:
     """`limit` captions of a split, chosen by `seed`; the noises depend on `seed` and the image's place in the split alone.
 
     These are the prompts of `generation.prompts_from`, and a walk starts at the very image that `Generation` makes of its prompt.
@@ -47,6 +50,12 @@ def walk_prompts_from(scenes: SceneSplit, limit: int, seed: int = 0) -> list[Wal
         raise ValueError(f"seed must lie in [0, 999], not {seed}")
     chosen = [(scenes.records[i], seed * 1_000_000 + i) for i in seeded_choice(len(scenes), limit, seed)]
     return [WalkPrompt(record["id"], record["caption"], start, start + END_SEED_OFFSET) for record, start in chosen]
+
+
+def walk_prompts_of(captions: Sequence[str], seed: int = 0) -> list[WalkPrompt]:
+    """Walks of given captions: the noises depend on `seed` and the caption's place alone."""
+    starts = [seed * 1_000_000 + i for i in range(len(captions))]
+    return [WalkPrompt(f"prompt-{i}", captions[i], start, start + END_SEED_OFFSET) for i, start in enumerate(starts)]
 
 
 class LatentWalk:
@@ -100,6 +109,38 @@ class LatentWalk:
         seconds = (time.perf_counter() - started) / len(prompts)
         times = {"seconds": seconds, "forward_seconds": sum(forward) / len(prompts)}
         return [{name: values[i] for name, values in found.items()} | times for i in range(len(prompts))]
+
+
+def run_walks(
+    pipe: "StableDiffusionPipeline",
+    prompts: Sequence[WalkPrompt],
+    *,
+    label: str,
+    weights: str,
+    guidance_scale: float,
+    num_inference_steps: int,
+    frames: int = 11,
+    batch_size: int = 44,
+) -> list[runs.Result]:
+    """Every prompt's walk (see `LatentWalk`), each stored as soon as its batch is done (runs/smoothness), whatever table or figure asks.
+
+    `weights`: fingerprint of `pipe`; `batch_size`: images in one call of the network.
+    """
+    steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+    return runs.run_items(
+        prompts,
+        LatentWalk(pipe, frames=frames, batch_size=batch_size, **steps),
+        name=f"smoothness/walks of {label}",
+        config={"weights": weights, **steps, "smoothlib": smoothlib.__version__, "frames": frames, "conventions": CONVENTIONS},
+        batch_size=max(1, batch_size // frames),
+    )
+
+
+def walk_values(found: Sequence[runs.Result]) -> dict[str, np.ndarray]:
+    """`istd`, `cv` and `mean_step` of each walk's pixel distances and `lpips_cv` of its LPIPS distances, (n,)."""
+    pixels = step_statistics(np.stack([result["step_distances"] for result in found]))
+    perceptual = step_statistics(np.stack([result["lpips_distances"] for result in found]))
+    return {name: pixels[name].numpy() for name in ("istd", "cv", "mean_step")} | {"lpips_cv": perceptual["cv"].numpy()}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The built book (`make book`; skipped where it has not been built): complete pages that need nothing from outside."""
 
 import re
+import runpy
 from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -110,3 +111,35 @@ def test_no_markup_is_left_unrendered():
     for chapter in chapters():
         text = "".join(page(HTML / f"{chapter}.html").text)
         assert not re.findall(r"\{(?:glue|numref|cite|eq|doc|ref)[^}]*\}`|```\{|No description has been provided", text)
+
+
+def test_equations_of_the_method_have_the_papers_numbers():
+    text = (HTML / "book" / "method.html").read_text(encoding="utf-8")
+    numbers = re.findall(r'id="equation-eq-(\d+)".{0,300}?class="eqno">\((\d+)\)', text, flags=re.DOTALL)
+    assert numbers == [(str(number), str(number)) for number in range(1, 21)]
+
+
+def companion():
+    """book/_ext/companion.py, switched on in _config.yml as a local extension."""
+    sphinx = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]
+    if "companion" not in sphinx["config"]["extensions"]:
+        pytest.skip("_config.yml does not list the extension companion")
+    return runpy.run_path(str(ROOT / "book" / "_ext" / "companion.py"))
+
+
+def test_pages_with_results_older_than_the_code_say_so():
+    """As of the build: after a change of the code, `make book` first."""
+    stale_sentences = companion()["stale_sentences"]
+    for chapter in chapters():
+        text = "".join(page(HTML / f"{chapter}.html").text)
+        sentences = stale_sentences(chapter)
+        assert ("Older than the code" in text) == bool(sentences), chapter
+        assert not [sentence for sentence in sentences if sentence.rpartition("**: ")[2].replace("`", "") not in text]
+
+
+def test_pages_have_a_preview_for_links():
+    companion()
+    for chapter in chapters():
+        text = (HTML / f"{chapter}.html").read_text(encoding="utf-8")
+        tags = dict(re.findall(r'<meta property="(og:\w+)" content="([^"]*)"', text))
+        assert tags["og:title"] and len(tags["og:description"]) > 20, chapter

@@ -18,7 +18,7 @@ def random_images(n, size=64, seed=0):
 
 
 def pixels(figure):
-    return np.asarray(Image.open(io.BytesIO(figure._repr_png_())))
+    return np.asarray(Image.open(io.BytesIO(figure._repr_mimebundle_()["image/png"])))
 
 
 def contains(picture, patch):
@@ -131,7 +131,9 @@ def test_saved_figures_are_small_and_described(tmp_path):
     assert full.info["Description"] == "noise" and full.info["dpi"][0] == pytest.approx(100, abs=0.1)
     small = save_figure(figure, tmp_path / "small.png", alt="noise", max_kb=195)
     assert small.stat().st_size <= 195_000 and Image.open(small).width < full.width
-    assert len(figure._repr_png_()) <= 300_000
+    assert len(figure._repr_mimebundle_()["image/png"]) <= 300_000
+    large = image_grid([list(noise)] * 4)._repr_mimebundle_()  # too large as PNG
+    assert list(large) == ["image/jpeg"] and len(large["image/jpeg"]) <= 300_000
     with pytest.raises(ValueError, match=r"max_kb is 20, but the figure has \d+ kB even at 60 dpi"):
         save_figure(figure, tmp_path / "tiny.png", alt="noise", max_kb=20)
     assert not (tmp_path / "tiny.png").exists()

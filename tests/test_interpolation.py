@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import IMAGE_SIZE, LATENT_SHAPE, noise, tiny_pipeline
+from tiny import IMAGE_SIZE, LATENT_SHAPE, counted_calls, noise, smooth_tiny_pipeline, tiny_pipeline
 
 from smoothlib.anid import add_noise, anid, anid_coarse_to_fine, level_steps
 from smoothlib.diffusion import ddim_scheduler, slerp
@@ -20,20 +20,15 @@ FIRST, SECOND = (torch.tanh(noise(2, 3, IMAGE_SIZE, IMAGE_SIZE, seed=seed)).doub
 
 @pytest.fixture(scope="module")
 def pipe():
-    """In float64, so that batching changes nothing but the last digits, and smooth enough in x_t to be inverted."""
-    pipe = tiny_pipeline(dtype=torch.float64)
-    with torch.no_grad():
-        pipe.unet.conv_out.weight.mul_(0.03)
-    return pipe
+    """In float64, so that batching changes nothing but the last digits."""
+    return smooth_tiny_pipeline(torch.float64)
 
 
 @pytest.fixture
 def calls(pipe):
     """Batch sizes of the UNet calls made during a test."""
-    sizes = []
-    hook = pipe.unet.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
-    yield sizes
-    hook.remove()
+    with counted_calls(pipe) as sizes:
+        yield sizes
 
 
 @pytest.fixture(scope="module")

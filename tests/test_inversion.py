@@ -1,13 +1,12 @@
 """DDIM inversion and null-text inversion: closed forms, exact models, a straight-line reference, and batch against single images."""
 
-import contextlib
 import itertools
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import LATENT_SHAPE, noise, sd_scheduler, tiny_pipeline
+from tiny import LATENT_SHAPE, counted_calls, noise, sd_scheduler, smooth_tiny_pipeline, tiny_pipeline
 
 from smoothlib.diffusion import ddim_scheduler, set_timesteps
 from smoothlib.inversion import ddim_invert, null_text_inversion
@@ -19,26 +18,9 @@ T, GUIDANCE = 4, 7.5
 SETTINGS = dict(guidance_scale=GUIDANCE, lr=0.1, num_inner_steps=12, tolerance=7e-4, tolerance_growth=1e-4)
 
 
-def make_pipeline(dtype):
-    """An untrained network knows nothing of x_t; shrinking its output makes it smooth enough in x_t to be inverted."""
-    pipe = tiny_pipeline(dtype=dtype)
-    with torch.no_grad():
-        pipe.unet.conv_out.weight.mul_(0.03)
-    return pipe
-
-
-@contextlib.contextmanager
-def counted_calls(pipe):
-    """Collects the batch sizes of the UNet calls made inside."""
-    sizes = []
-    hook = pipe.unet.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
-    yield sizes
-    hook.remove()
-
-
 def make_case(dtype):
     """Three images inverted, and null-text inversion's result on the three as one batch."""
-    pipe = make_pipeline(dtype)
+    pipe = smooth_tiny_pipeline(dtype)
     embeds = encode_prompts(pipe, PROMPTS)
     pivots = ddim_invert(pipe, latents(pipe), embeds, num_inference_steps=T)
     with counted_calls(pipe) as calls:

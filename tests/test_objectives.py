@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -10,8 +11,9 @@ from PIL import Image
 
 from smoothlib import mini, paths
 from smoothlib.datasets import load_scenes
-from smoothlib.models import load_pipeline
+from smoothlib.models import fingerprint, load_pipeline
 from smoothlib.objectives import AutoencoderObjective, DenoisingObjective
+from smoothlib.objectives.latents import restyled
 from smoothlib.training import Trainer, TrainingConfig
 
 SPLIT = "compositional"  # the smallest
@@ -83,6 +85,34 @@ def test_latents_are_encoded_once_and_mirror_images_follow(runs, monkeypatch):
     denoising(runs)
 
 
+def test_a_subset_of_the_scenes_keeps_its_latents_and_mirror_images(runs):
+    whole, cats = denoising(runs), denoising(runs, only={"cls": ["rabbit", "dog"], "style": ["photo"]})
+    records = load_scenes(SPLIT).records
+    chosen = [i for i, record in enumerate(records) if record["cls"] in ("rabbit", "dog") and record["style"] == "photo"]
+    assert 0 < len(cats) == len(chosen) < len(whole) and cats.examples.captions == [records[i]["caption"] for i in chosen]
+    for mirrored in (False, True):
+        own = cats.examples.posterior(torch.arange(len(cats)), torch.full((len(cats),), mirrored))
+        wanted = whole.examples.posterior(torch.tensor(chosen), torch.full((len(chosen),), mirrored))
+        assert all(torch.equal(a, b) for a, b in zip(own, wanted, strict=True))
+    assert cats.identity() != whole.identity() == denoising(runs, only={}).identity()
+
+
+def test_a_style_is_that_of_the_encoded_images_and_captions_stay(runs):
+    images = load_scenes(SPLIT).images[:6]
+    sepia = restyled(images, "sepia")
+    assert sepia.shape == images.shape and sepia.dtype == np.uint8
+    luma = (images.astype(np.float64) / 255) @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(sepia / 255, np.clip(luma[..., None] * [1.08, 0.9, 0.66], 0, 1), atol=0.5 / 255 + 1e-6)
+
+    styled = denoising(runs, style="sepia", only={"id": [record["id"] for record in load_scenes(SPLIT).records[:6]]})
+    pixels = torch.from_numpy(sepia).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = styled._vae[0].encode(pixels).latent_dist.mean
+    assert styled.examples.means.shape == (12, 4, 16, 16)
+    torch.testing.assert_close(styled.examples.means[:6].float(), expected, rtol=1e-2, atol=1e-2)
+    assert styled.examples.captions == load_scenes(SPLIT).captions[:6]
+
+
 def test_unit_variance_of_the_scaled_latents(runs):
     objective = denoising(runs)
     assert (objective.examples.means.float() * objective.scaling_factor).std().item() == pytest.approx(1, abs=0.15)
@@ -137,6 +167,12 @@ def test_a_full_fine_tune_is_kept_as_a_difference_that_loads_like_an_adapter(run
         torch.testing.assert_close(loaded[name], weight, rtol=0, atol=1e-3 * step + 1e-7)
     assert any(not torch.equal(loaded[name], base[name]) for name in base)
 
+    card = tmp_path / "card.json"
+    assert json.loads(card.read_text())["base"] == {"model": "mini", "fingerprint": fingerprint("mini")}
+    model = load_pipeline(str(tmp_path)).unet.state_dict()  # a model of its own, too
+    assert all(torch.equal(model[name], weight) for name, weight in loaded.items())
+
+    card.unlink()  # it would name the changed file before anything else is looked at
     weights = safetensors.torch.load_file(file)
     for change, sentence in (
         ({"conv_in.bias": torch.zeros(3)}, "does not fit the base model: 1 weights are .* conv_in.bias"),
@@ -168,6 +204,9 @@ def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
         (dict(regularizer=dict(modus="paper")), "regularizer has no setting 'modus'; known are mode"),
         (dict(caption_dropout=2), r"caption_dropout must lie in \[0, 1\], got 2"),
         (dict(resolution=100), "resolution must be a multiple of 8, got 100"),
+        (dict(style="gouache", split=SPLIT), "style must be one of pencil sketch, cartoon, oil painting, sepia, got 'gouache'"),
+        (dict(only={"class": ["dog"]}, split=SPLIT), "only names the field 'class', but the records' fields are id, caption"),
+        (dict(only={"cls": ["dog"]}, data="photos"), "only and style choose among the scenes and cannot go with data, got 'photos'"),
     ],
 )
 def test_bad_options_are_named(options, sentence):

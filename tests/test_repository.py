@@ -202,7 +202,22 @@ def test_commands_named_in_the_documents_exist():
     assert not {target: document for target, document in named.items() if target not in make_targets()}
 
 
-TARGETS = ("help", "env", "reproduce", "test", "lint", "unit", "notebooks", "book", "strip", "record", "readme", "clean")
+TARGETS = (
+    "help",
+    "env",
+    "reproduce",
+    "test",
+    "lint",
+    "unit",
+    "notebooks",
+    "book",
+    "strip",
+    "record",
+    "refresh",
+    "adapters",
+    "readme",
+    "clean",
+)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
-from tiny import IMAGE_SIZE, LATENT_SHAPE, noise, sd_scheduler, tiny_pipeline
+from tiny import IMAGE_SIZE, LATENT_SHAPE, counted_calls, noise, sd_scheduler, tiny_pipeline
 
 from smoothlib.sampling import (
     decode_latents,
@@ -32,10 +32,8 @@ def pipe():
 @pytest.fixture
 def calls(pipe):
     """Batch sizes of the UNet calls made during a test."""
-    sizes = []
-    hook = pipe.unet.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
-    yield sizes
-    hook.remove()
+    with counted_calls(pipe) as sizes:
+        yield sizes
 
 
 def through_pipeline(pipe, guidance_scale, **arguments):

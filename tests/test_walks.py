@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import tiny_pipeline
 
-from smoothlib import datasets, runs
+from smoothlib import datasets, models, runs, smoothness
 from smoothlib.generation import Generation, Prompt, initial_noise, prompts_from
 from smoothlib.interpolation import latent_walk
 from smoothlib.metrics.istd import InterpolationStandardDeviation, step_distances, step_statistics
 from smoothlib.sampling import encode_prompts
-from smoothlib.walks import CONVENTIONS, LatentWalk, WalkPrompt, forward_seconds, walk_prompts_from
+from smoothlib.walks import CONVENTIONS, LatentWalk, WalkPrompt, forward_seconds, run_walks, walk_prompts_from, walk_prompts_of, walk_values
 
 SETTINGS = dict(guidance_scale=3.0, num_inference_steps=2, frames=4)
 PROMPTS = [WalkPrompt("a", "a red car", 1, 11), WalkPrompt("b", "a dog", 2, 12), WalkPrompt("c", "a cat", 3, 13)]
@@ -110,3 +110,36 @@ def test_forward_seconds_are_those_inside_the_networks(pipe, monkeypatch):
         pass
     pipe.unet(torch.zeros(1, 4, 8, 8), 1, encoder_hidden_states=torch.zeros(1, 16, 16))
     assert seconds == []  # the hooks are gone
+
+
+def test_figures_read_the_walks_that_the_tables_store(pipe, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def see(items, procedure, **options):
+        raise Seen(options | {"frames": procedure.arguments, "items": items})
+
+    monkeypatch.setattr(runs, "run_items", see)
+    settings = SETTINGS | dict(label="base", batch_size=12)
+    with pytest.raises(Seen) as table:
+        smoothness.measure(pipe, None, PROMPTS, [], None, **settings)
+    with pytest.raises(Seen) as figure:
+        run_walks(pipe, PROMPTS, weights=models.fingerprint(pipe), **settings)
+    assert table.value.args == figure.value.args and figure.value.args[0]["batch_size"] == 3
+
+
+def test_given_captions_have_noises_of_their_own():
+    prompts = walk_prompts_of(["a red car", "a dog"], seed=2)
+    assert [prompt.caption for prompt in prompts] == ["a red car", "a dog"] and prompts[0].id != prompts[1].id
+    seeds = {seed for found in (prompts, walk_prompts_of(["a cat"], seed=3)) for p in found for seed in (p.start_seed, p.end_seed)}
+    assert len(seeds) == 6 and prompts[:1] == walk_prompts_of(["a red car"], seed=2)
+
+
+def test_values_of_walks_are_the_statistics_of_their_distances(walked):
+    values = walk_values(walked)
+    assert values.keys() == {"istd", "cv", "mean_step", "lpips_cv"}
+    for i, result in enumerate(walked):
+        steps = result["step_distances"]
+        wanted = [steps.std(), steps.std() / steps.mean(), steps.mean()]
+        np.testing.assert_allclose([values[name][i] for name in ("istd", "cv", "mean_step")], wanted)
+        np.testing.assert_allclose(values["lpips_cv"][i], result["lpips_distances"].std() / result["lpips_distances"].mean())

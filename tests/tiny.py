@@ -38,6 +38,14 @@ def tiny_pipeline(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDi
     return pipe
 
 
+def smooth_tiny_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+    """An untrained network knows nothing of x_t; with its output shrunk it is smooth enough in x_t to be inverted."""
+    pipe = tiny_pipeline(dtype=dtype)
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(0.03)
+    return pipe
+
+
 def sd_scheduler(**overrides) -> DDIMScheduler:
     """Stable Diffusion 1.5's noise schedule and DDIM conventions."""
     settings = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
@@ -99,6 +107,17 @@ def tiny_unet() -> UNet2DConditionModel:
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Seeded Gaussian noise."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@contextlib.contextmanager
+def counted_calls(pipe):
+    """Collects the batch sizes of the UNet calls made inside."""
+    sizes = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
+    try:
+        yield sizes
+    finally:
+        hook.remove()
 
 
 def ship_tiny_pipeline(models, monkeypatch):

@@ -1,15 +1,17 @@
 """Write what was measured between the markers of README.md: `make readme`.
 
-`<!-- table2 --> ... <!-- /table2 -->` holds Table 2 from data/results, `<!-- mini --> ... <!-- /mini -->` the quality of the embedded model
-from its card.
+`<!-- claims --> ... <!-- /claims -->` holds the verdicts on the paper's claims, `<!-- table2 --> ... <!-- /table2 -->` Table 2, both from
+data/results, `<!-- mini --> ... <!-- /mini -->` the quality of the embedded model from its card.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smoothlib import paths, results
 from smoothlib.cards import read_card
+from smoothlib.claims import ClaimsTable, Verdict, evaluate
+from smoothlib.evidence import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
 
 README = paths.ROOT / "README.md"
 LABELS = {  # metric of the card -> what it says, its format
@@ -23,6 +25,15 @@ LABELS = {  # metric of the card -> what it says, its format
     "vae_lpips": ("... LPIPS", ".4f"),
     "vae_mse": ("... MSE on [-1, 1]", ".4f"),
 }
+
+
+def claims(verdicts: Sequence[Verdict]) -> str:
+    """How many claims have which verdict, and those that the records decide or leave open, each with the first of its figures."""
+    decided = [one for one in verdicts if one.outcome in (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)]
+    rows = [("Claim", "In the paper", "Verdict", "For example"), ("---",) * 4]
+    rows += [(one.claim.claim, one.claim.where, one.text, one.figures[0]) for one in decided]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return f"{ClaimsTable(verdicts).counts()}\n\n{table if decided else 'Nothing is recorded yet.'}"
 
 
 def table2(record: Mapping[str, Any]) -> str:
@@ -59,6 +70,7 @@ def between_markers(text: str, name: str, content: str) -> str:
 
 def updated(text: str) -> str:
     """README's text with the numbers that are in data/ now."""
+    text = between_markers(text, "claims", claims(evaluate()))
     text = between_markers(text, "table2", table2(results.load_record(paths.RESULTS / "table2_recon.json")))
     return between_markers(text, "mini", model_quality(read_card(paths.MODELS / "mini")))
 

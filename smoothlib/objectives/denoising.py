@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from .. import mini
+from ..cards import write_card
 from ..differences import save_difference
 from ..diffusion import predict_x0
 from ..models import LORA_TARGET_MODULES, fingerprint, load_pipeline, load_vae
@@ -53,6 +54,7 @@ class DenoisingObjective(Objective):
         caption_dropout: share of captions replaced by the empty one, so that guidance works.
         min_snr_gamma: gamma above; 0 weights all timesteps alike.
         split: scenes to train on; unused where `data` is given.
+        only, style: which of them, and in which style (see `SceneLatents`).
         data: a folder of images with captions (see `FolderLatents`), at `resolution` pixels.
         mirror: show each example mirrored half of the time; for captions that name no side.
         regularization: lambda; 0 is the plain fine-tune.
@@ -75,6 +77,8 @@ class DenoisingObjective(Objective):
         caption_dropout: float = 0.1,
         min_snr_gamma: float = 5.0,
         split: str = "train",
+        only: dict[str, list] | None = None,
+        style: str | None = None,
         data: str | None = None,
         resolution: int = 512,
         mirror: bool = True,
@@ -94,6 +98,8 @@ class DenoisingObjective(Objective):
             raise ValueError(f"caption_dropout must lie in [0, 1], got {caption_dropout}")
         if resolution < 8 or resolution % 8:
             raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
+        if data and (only or style):
+            raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
         if not regularization >= 0:
             raise ValueError(f"regularization must be at least 0, got {regularization}")
         if not 0 < regularized_share <= 1:
@@ -101,7 +107,7 @@ class DenoisingObjective(Objective):
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
-        self.trainable, self.caption_dropout, self.min_snr_gamma = trainable, caption_dropout, min_snr_gamma
+        self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
         if trainable == "all":
             vae = load_vae(pipeline)
             self._build(start_from)
@@ -111,7 +117,7 @@ class DenoisingObjective(Objective):
         self.scaling_factor = vae.config.scaling_factor
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.examples = FolderLatents(vae, data, resolution) if data else SceneLatents(vae, split)
+        self.examples = FolderLatents(vae, data, resolution) if data else SceneLatents(vae, split, only, style)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
         self.mirror, self.resolution = mirror, resolution
         self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
@@ -232,7 +238,7 @@ class DenoisingObjective(Objective):
 
     def export(self, folder: Path) -> None:
         """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the
-        difference to the base (`models.load_adapter` reads it).
+        difference to the base, which the card names (`models.load_adapter` and, as a model of its own, `models.load_pipeline` read it).
 
         The UNet is stored in half precision, which halves the largest file; diffusers loads it as float32. The text encoder stays in
         float32, because transformers would keep it in the precision of its file.
@@ -243,6 +249,7 @@ class DenoisingObjective(Objective):
             return
         if self.trainable == "unet":
             save_difference(self.unet, self._base[0], folder)
+            write_card(folder, base={"model": self.pipeline, "fingerprint": self.origin})
             return
         pipe = StableDiffusionPipeline(
             vae=self._vae[0],

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -15,22 +17,33 @@ from .. import paths
 from ..datasets import load_scenes
 from ..pixels import from_uint8
 from ..runs import atomic_write
+from ..scenes.styles import FILTERS, apply_style
+from ..selection import matching
+
+
+def restyled(images: np.ndarray, style: str) -> np.ndarray:
+    """Images (N, H, W, 3) uint8 in one of the world's styles.
+
+    The filter finds object edges in the image itself: the renderer's guides, albedo and normals, are not stored.
+    """
+    flat = np.zeros(images.shape[1:], np.float32)  # no normals
+    photos = (image.astype(np.float32) / 255 for image in images)
+    return np.stack([(apply_style(photo, style, albedo=photo, normals=flat) * 255).round().astype(np.uint8) for photo in photos])
 
 
 @torch.no_grad()
-def encode_training_images(vae: AutoencoderKL, split: str = "train") -> tuple[Tensor, Tensor]:
-    """Posterior means and standard deviations of the split's images, then of their mirror images, each (2N, 4, h, w) in half precision.
+def encode_training_images(vae: AutoencoderKL, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Posterior means and standard deviations of uint8 images (N, H, W, 3), then of their mirror images: (2N, 4, h, w), half precision.
 
     Two minutes' work for the training split, kept in runs/latents under a hash of the autoencoder's weights and the images.
     """
-    scenes = load_scenes(split)
-    digest = hashlib.sha256(scenes.images.tobytes())
+    digest = hashlib.sha256(pixels.tobytes())
     digest.update(json.dumps({k: v for k, v in vae.config.items() if k != "_name_or_path"}, sort_keys=True, default=str).encode())
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
     file = paths.RUNS / "latents" / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
-        images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2)
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         batches = [batch.flip(-1) if mirrored else batch for mirrored in (False, True) for batch in images.split(100)]
         posteriors = [vae.encode(from_uint8(batch)).latent_dist for batch in batches]
         moments = {name: torch.cat([getattr(p, name).half() for p in posteriors]).contiguous() for name in ("mean", "std")}
@@ -40,11 +53,26 @@ def encode_training_images(vae: AutoencoderKL, split: str = "train") -> tuple[Te
 
 
 class SceneLatents:
-    """The scenes of a split, encoded once."""
+    """The scenes of a split, encoded once.
 
-    def __init__(self, vae: AutoencoderKL, split: str):
-        self.means, self.stds = encode_training_images(vae, split)
-        self.captions = load_scenes(split).captions
+    `only`: field of the records -> values; other scenes are left out. `style`: all images in this style, their captions unchanged, as one
+    finds it in checkpoints that were fine-tuned on a style.
+
+    Raises:
+        ValueError: `style` is not one of the world's, or `only` fits nothing.
+    """
+
+    def __init__(self, vae: AutoencoderKL, split: str, only: Mapping[str, Sequence[Any]] | None = None, style: str | None = None):
+        if style is not None and style not in FILTERS:
+            raise ValueError(f"style must be one of {', '.join(FILTERS)}, got {style!r}")
+        scenes = load_scenes(split)
+        chosen = matching(scenes.records, only)
+        self.captions = [scenes.captions[i] for i in chosen]
+        if style is not None:
+            self.means, self.stds = encode_training_images(vae, restyled(scenes.images[chosen], style))
+        else:  # every choice takes its rows of the whole split, which is encoded once
+            rows = torch.tensor([i + mirrored for mirrored in (0, len(scenes)) for i in chosen])
+            self.means, self.stds = (moments[rows] for moments in encode_training_images(vae, scenes.images))
 
     def __len__(self) -> int:
         return len(self.captions)

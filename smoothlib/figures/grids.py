@@ -1,25 +1,13 @@
-"""One function for each kind of figure. Each returns a matplotlib Figure on an opaque white ground that reads in light and dark pages.
+"""Images in rows and columns, as a matplotlib Figure."""
 
-Images are arrays or tensors (3, H, W), uint8 or floats in [-1, 1]. Small ones are enlarged by whole pixels: 64x64 stays 64x64 to the eye.
-"""
-
-import io
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from .pixels import to_uint8
-from .runs import atomic_write
+from .page import PageFigure, to_pixels
 
-# Okabe & Ito's colours: told apart with every common colour blindness, and in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MAX_KB = 300
-SMALLEST_DPI = 60  # below this labels cannot be read
 PICKS = {"worst": 0.0, "median": 0.5, "best": 1.0}
 
 
@@ -54,7 +42,7 @@ def image_grid(
             axes = figure.add_axes((x / width, y / height, cell_size / width, cell_size / height))
             axes.set_axis_off()
             if image is not None:
-                axes.imshow(_uint8(image), interpolation="nearest" if image.shape[-1] <= cell_size * dpi else "antialiased")
+                axes.imshow(to_pixels(image), interpolation="nearest" if image.shape[-1] <= cell_size * dpi else "antialiased")
             if i == 0 and column_labels:
                 axes.set_title(column_labels[j], fontsize=9, pad=4)
             if j == 0 and row_labels:
@@ -101,54 +89,6 @@ def reconstruction_figure(
     return image_grid(rows, row_labels=row_labels, column_labels=column_labels, cell_labels=cell_labels, title=title)
 
 
-def training_curves(logs: Mapping[str, str | Path], *, metric: str = "loss", panel_size: tuple[float, float] = (4.2, 2.8)) -> Figure:
-    """One panel a training: `metric` over steps from its log, JSON lines with "step", "seconds" and the metric, on a logarithmic axis."""
-    figure = PageFigure(figsize=(panel_size[0] * len(logs), panel_size[1]), dpi=100, facecolor="white", layout="constrained")
-    for axes, (name, file) in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs.items(), strict=True):
-        lines = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-        points = [(line["step"], line[metric]) for line in lines if metric in line]
-        if not points:
-            raise ValueError(f"metric is {metric!r}, but {Path(file).name} logs {', '.join(lines[-1]) if lines else 'nothing'}.")
-        axes.plot(*zip(*points, strict=True), color=COLOURS[0], linewidth=1.2)
-        axes.set(yscale="log", xlabel="step", ylabel=metric, title=f"{name}, {lines[-1]['seconds'] / 60:.0f} minutes")
-        axes.grid(alpha=0.3, which="both", linewidth=0.5)
-    return figure
-
-
-def save_figure(figure: Figure, file: str | Path, *, alt: str, max_kb: int = MAX_KB, dpi: int | None = None) -> Path:
-    """Write a PNG of at most `max_kb` kilobytes, with `alt` as its description; where it is larger the resolution is lowered step by step.
-
-    Raises ValueError for another suffix, an empty `alt`, or a figure that is too large even at the lowest resolution that can be read.
-    """
-    file = Path(file)
-    if file.suffix != ".png":
-        raise ValueError(f"file is {file.name!r}, but its suffix must be .png.")
-    if not alt.strip():
-        raise ValueError("alt is empty, but must say what the figure shows.")
-    atomic_write(file, _png(figure, alt=alt, max_kb=max_kb, dpi=dpi))
-    return file
-
-
-class PageFigure(Figure):
-    """A matplotlib Figure that shows itself in notebooks without pyplot (no global list, no display needed), in at most 300 kB."""
-
-    def _repr_png_(self) -> bytes:
-        return _png(self)
-
-
-def _png(figure: Figure, *, alt: str = "", max_kb: int = MAX_KB, dpi: int | None = None) -> bytes:
-    dpi = dpi or int(figure.dpi)
-    metadata = {"Description": alt, "Software": None} if alt else {"Software": None}
-    while True:
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=dpi, facecolor="white", metadata=metadata, pil_kwargs={"optimize": True})
-        if content.tell() <= max_kb * 1000:
-            return content.getvalue()
-        if dpi <= SMALLEST_DPI:
-            raise ValueError(f"max_kb is {max_kb}, but the figure has {content.tell() // 1000} kB even at {dpi} dpi: show fewer images.")
-        dpi = max(SMALLEST_DPI, int(dpi * 0.85))
-
-
 def _check_grid(rows: Sequence, row_labels: Sequence | None, column_labels: Sequence | None, cell_labels: Sequence | None) -> None:
     widths = {len(row) for row in rows}
     if len(widths) != 1 or widths == {0}:
@@ -160,18 +100,6 @@ def _check_grid(rows: Sequence, row_labels: Sequence | None, column_labels: Sequ
             raise ValueError(f"{name} has {len(labels)} entries, but must have {expected}.")
     if cell_labels is not None and any(len(labels) != width for labels in cell_labels):
         raise ValueError(f"cell_labels must have {width} entries in every row.")
-
-
-def _uint8(image: Any) -> np.ndarray:
-    """(3, H, W), uint8 or floats in [-1, 1] -> (H, W, 3) uint8."""
-    tensor = image.detach().cpu() if isinstance(image, torch.Tensor) else torch.from_numpy(np.array(image))
-    if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(f"An image has the shape {tuple(tensor.shape)}, but must be (3, H, W).")
-    if tensor.dtype != torch.uint8:
-        if not tensor.isfinite().all() or tensor.abs().max() > 1 + 1e-4:
-            raise ValueError(f"An image has values from {tensor.min():.3g} to {tensor.max():.3g}, but must lie in [-1, 1].")
-        tensor = to_uint8(tensor.float())
-    return tensor.permute(1, 2, 0).numpy()
 
 
 def _lines(labels: Sequence[str]) -> int:

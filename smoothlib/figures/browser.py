@@ -1,0 +1,84 @@
+"""What the interactive figures bring to a page: one style, and one script each.
+
+The markup alone shows everything (film strips, pairs side by side). The script takes up every widget of its kind that has not been taken up
+yet, marks it with the class `smooth-on` and shows one choice at a time. No identifiers, no global names: widgets cannot disturb each other,
+nor the same widget shown twice. Text from outside is set as text, never as markup.
+"""
+
+STYLE = """
+.smooth-widget{background:#fff;color:#1b1b1b;color-scheme:light;border:1px solid #bbb;border-radius:4px;padding:.8em;max-width:660px;
+box-sizing:border-box;font:14px/1.4 system-ui,sans-serif}
+.smooth-widget *{box-sizing:border-box}
+.smooth-widget p,.smooth-widget ul,.smooth-widget figure{margin:.4em 0;padding:0;color:inherit;font-size:inherit;text-align:left}
+.smooth-widget li{list-style:none;margin:.2em 0}
+.smooth-widget [hidden],.smooth-widget:not(.smooth-on) .smooth-live{display:none!important}
+.smooth-widget .smooth-images{display:flex;flex-wrap:wrap;gap:.4em 1em}
+.smooth-widget figcaption{font-weight:600;color:inherit;margin:0;padding:0}
+.smooth-widget .smooth-view{overflow:auto;max-width:100%}
+.smooth-widget img{display:block;max-width:none!important;height:auto!important;margin:0;padding:0;border:0;border-radius:0;
+filter:none!important;background:#fff!important;width:calc(var(--wide)*var(--frames,1))}
+.smooth-widget.smooth-pixels img{image-rendering:pixelated}
+.smooth-widget.smooth-on .smooth-view{overflow:hidden;width:var(--wide)}
+.smooth-widget label{display:flex;flex-wrap:wrap;gap:.2em 1em;align-items:center;margin:.3em 0;color:inherit}
+.smooth-widget select{flex:1 1 12em;min-width:0;max-width:100%;font:inherit;color:#1b1b1b;background:#fff;padding:.2em;
+border:1px solid #767676}
+.smooth-widget input[type=range]{flex:1 1 12em;min-width:0;margin:.4em 0;accent-color:#0072b2}
+.smooth-widget select:focus-visible,.smooth-widget input:focus-visible{outline:3px solid #0072b2;outline-offset:2px}
+.smooth-widget .smooth-at{min-height:1.4em;font-variant-numeric:tabular-nums}
+.smooth-widget svg{display:block;width:100%;max-width:528px;height:auto;font:12px system-ui,sans-serif;fill:#1b1b1b}
+.smooth-widget svg.smooth-sample{display:inline-block;width:36px;height:16px;vertical-align:middle;margin-right:.4em}
+.smooth-widget .smooth-now{stroke:#1b1b1b;stroke-width:2.5}
+.smooth-widget:not(.smooth-on) .smooth-cursor{display:none}
+.smooth-widget .smooth-note{color:#595959;font-size:12px}
+.smooth-on .smooth-pair{position:relative;width:var(--wide);max-width:100%;overflow:hidden;touch-action:pan-y;cursor:ew-resize}
+.smooth-on .smooth-pair figure{margin:0}
+.smooth-on .smooth-pair figcaption{display:none}
+.smooth-on .smooth-pair figure+figure{position:absolute;inset:0;clip-path:inset(0 0 0 var(--at))}
+.smooth-on .smooth-pair::after{content:"";position:absolute;top:0;bottom:0;left:calc(var(--at) - 1px);width:2px;background:#fff;
+outline:1px solid #1b1b1b}
+.smooth-compare label.smooth-slide{max-width:var(--wide)}
+@media(max-width:600px){.smooth-widget img{width:calc(var(--narrow)*var(--frames,1))}
+.smooth-widget.smooth-on .smooth-view,.smooth-on .smooth-pair{width:var(--narrow)}}
+"""
+
+# What both scripts begin with: `all` finds inside a widget, `choose` shows one section at a time.
+_START = """(function(){document.querySelectorAll('.%s:not(.smooth-on)').forEach(function(root){
+function all(found,from){return Array.from((from||root).querySelectorAll(found))}
+var range=all('input')[0],select=all('select')[0],sections=all('section'),at=all('.smooth-at')[0];
+function choose(){sections.forEach(function(s,i){s.hidden=!!select&&i!==select.selectedIndex})}
+function say(text){range.setAttribute('aria-valuetext',text);at.textContent=text}
+"""
+_END = """range.addEventListener('input',show);
+if(select)select.addEventListener('change',function(){choose();show()});
+root.classList.add('smooth-on');choose();show()})})();"""
+
+WALK_SCRIPT = (
+    _START % "smooth-walk"
+    + """function show(){
+var k=+range.value,last=+range.max,frame='frame '+(k+1)+' of '+(last+1);
+say(frame+', eta = '+parseFloat((k/last).toFixed(3)));
+sections.forEach(function(s){
+all('.smooth-view',s).forEach(function(view){var image=all('img',view)[0];view.scrollLeft=0;
+image.style.transform='translateX('+-100*k/(last+1)+'%)';image.alt=image.dataset.alt+', '+frame});
+all('[data-frame]',s).forEach(function(p){p.classList.toggle('smooth-now',+p.dataset.frame===k)});
+all('.smooth-cursor',s).forEach(function(c){c.setAttribute('transform','translate('+c.dataset.step*k+' 0)')});
+all('[data-steps]',s).forEach(function(t){
+t.textContent=k?'step to this frame '+t.dataset.steps.split(' ')[k-1]:'first frame, no step yet'})})}
+"""
+    + _END
+)
+
+COMPARE_SCRIPT = (
+    _START % "smooth-compare"
+    + """var pairs=all('.smooth-pair');
+function show(){
+var v=+range.value,names=range.dataset;
+say(names.left+' '+v+' %, '+names.right+' '+(100-v)+' %');
+pairs.forEach(function(p){p.style.setProperty('--at',v+'%')})}
+pairs.forEach(function(p){function drag(e){if(!(e.buttons&1))return;var b=p.getBoundingClientRect();
+range.value=Math.round(100*(e.clientX-b.left)/b.width);show()}
+p.addEventListener('pointerdown',drag);p.addEventListener('pointermove',drag);
+p.addEventListener('dragstart',function(e){e.preventDefault()})});
+"""
+    + _END
+)

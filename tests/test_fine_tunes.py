@@ -1,0 +1,85 @@
+"""Full fine-tunes as models of their own: base plus difference, under the base's exact weights, and adapters on top."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import assert_one_sentence, generate, noise, ship_tiny_pipeline, tiny_pipeline
+
+from smoothlib import paths
+from smoothlib.cards import write_card
+from smoothlib.differences import FILE, save_difference
+from smoothlib.models import LORA_TARGET_MODULES, default_guidance_scale, fingerprint, list_adapters, list_fine_tunes, load_pipeline
+
+
+def changed_unet():
+    """The tiny UNet with one weight moved."""
+    unet = tiny_pipeline().unet
+    unet.conv_in.weight.data += 0.1 * noise(*unet.conv_in.weight.shape)
+    return unet
+
+
+@pytest.fixture
+def oil(tmp_path, monkeypatch):
+    """data/models with the tiny pipeline as "mini" and a fine-tune of it as "mini-oil"."""
+    ship_tiny_pipeline(tmp_path / "models", monkeypatch)
+    folder = tmp_path / "models" / "mini-oil"
+    save_difference(changed_unet(), tiny_pipeline().unet, folder)
+    write_card(folder, base={"model": "mini", "fingerprint": fingerprint("mini")})
+    return folder
+
+
+def test_a_fine_tune_is_its_base_with_the_difference(oil):
+    pipe, base = load_pipeline("mini-oil"), tiny_pipeline()
+    step = (changed_unet().conv_in.weight - base.unet.conv_in.weight).abs().max().item()
+    torch.testing.assert_close(pipe.unet.conv_in.weight, changed_unet().conv_in.weight, rtol=0, atol=1e-3 * step)  # half precision
+    assert torch.equal(pipe.unet.conv_out.weight, base.unet.conv_out.weight)
+    assert not pipe.unet.training and (generate(pipe) - generate(base)).abs().max() > 1e-3
+    assert fingerprint(pipe) == fingerprint("mini-oil") == fingerprint(load_pipeline(str(oil))) != fingerprint("mini")
+    assert load_pipeline("mini-oil", dtype=torch.bfloat16).unet.dtype == torch.bfloat16
+    assert list_fine_tunes() == ["mini-oil"] and list_adapters() == []
+    assert default_guidance_scale("mini-oil") == 3.0  # its base's
+    write_card(oil, guidance_scale=2.0)
+    assert default_guidance_scale("mini-oil") == 2.0
+
+
+def test_an_adapter_of_the_base_goes_onto_the_fine_tune(oil):
+    """Figure 8: W0 + difference + BA."""
+    ends = tuple(f".{attention}.{projection}" for attention in ("attn1", "attn2") for projection in LORA_TARGET_MODULES)
+    reference = load_pipeline("mini-oil")
+    weights = {}
+    for i, (name, layer) in enumerate((name, layer) for name, layer in reference.unet.named_modules() if name.endswith(ends)):
+        a, b = 0.3 * noise(2, layer.in_features, seed=2 * i), 0.3 * noise(layer.out_features, 2, seed=2 * i + 1)
+        weights |= {f"unet.{name}.lora_A.weight": a, f"unet.{name}.lora_B.weight": b}
+        layer.weight.data += b @ a
+    (paths.ADAPTERS / "smooth").mkdir(parents=True)
+    save_file(weights, paths.ADAPTERS / "smooth" / "pytorch_lora_weights.safetensors")
+    write_card(paths.ADAPTERS / "smooth")
+    pipe = load_pipeline("mini-oil", adapter="smooth")
+    torch.testing.assert_close(generate(pipe), generate(reference), rtol=1e-4, atol=1e-5)
+    assert (generate(pipe) - generate(load_pipeline("mini", adapter="smooth"))).abs().max() > 1e-3
+
+
+def test_a_fine_tune_belongs_to_the_weights_that_it_was_trained_from(oil):
+    other = tiny_pipeline(seed=1)
+    other.save_pretrained(oil.parent / "mini")
+    write_card(oil.parent / "mini")
+    with pytest.raises(ValueError, match="mini-oil is a fine-tune of other weights than those that 'mini' has now") as raised:
+        load_pipeline("mini-oil")
+    assert_one_sentence(raised)
+
+
+def test_a_difference_without_a_base_or_damaged_is_named(oil):
+    content = (oil / FILE).read_bytes()
+    (oil / FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=rf"{FILE} is damaged or not the file that card\.json records"):
+        load_pipeline("mini-oil")
+    (oil / "card.json").write_text("{}")
+    with pytest.raises(ValueError, match=re.escape(f"{oil} has no card.json")):
+        load_pipeline("mini-oil")
+    (oil / "card.json").unlink()
+    write_card(oil, made="by hand")
+    with pytest.raises(ValueError, match=r"mini-oil needs a card\.json that names the base model") as raised:
+        load_pipeline("mini-oil")
+    assert_one_sentence(raised)

@@ -81,3 +81,12 @@ class ReconstructionStudy:
         return figures.image_grid(
             grid, row_labels=labels, column_labels=numbers, cell_labels=[[None] * len(indices), *scores], cell_size=1.0
         )
+
+    def slider(self, measured: Measured) -> figures.Widget:
+        """Each image under a slider that wipes from the source to its reconstruction by each method."""
+        shown = [(i, label) for i in range(len(self.items)) for label in measured]
+        return figures.before_after(
+            [(self.items[i].image, measured[label][i]["image"]) for i, label in shown],
+            labels=[f"{i + 1}. {self.items[i].caption}: {label}, {measured[label][i]['psnr']:.1f} dB" for i, label in shown],
+            alt="Source images and their reconstructions on top of each other",
+        )

@@ -166,6 +166,21 @@ def glue(name: str, value: float | int | str) -> None:
     myst_glue(name, value, display=False)
 
 
+def show_and_glue(name: str, shown: Any) -> None:
+    """Display `shown` (a figure, a widget) as the cell's output and make it quotable: `{glue} NAME` with `:doc:` puts it on other pages.
+
+    Where myst_nb is not installed (Colab) it is displayed alone.
+    """
+    try:
+        from myst_nb import glue as myst_glue
+    except ImportError:
+        from IPython.display import display
+
+        display(shown)
+        return
+    myst_glue(name, shown, display=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`show FILE`: print a record's comparison table and paired tests."""
     parser = argparse.ArgumentParser(prog="python -m smoothlib.results", description="Records of runs.")

@@ -24,6 +24,7 @@ PARAMETERS = {
     "split": config.Text(),
     "num_prompts": config.Integer(2, 50000),
     "num_images": config.Integer(2, 50000),
+    "training_seeds": config.Integer(1, 100),
     "num_inference_steps": config.Integer(2, 100),
     "guidance_scale": config.Number(1, 30, optional=True),
     "frames": config.Integer(3, 101),
@@ -88,6 +89,10 @@ class Study:
             frames=self.cfg.frames,
             batch_size=self.cfg.batch_size,
         )
+
+    def trained(self, name: str) -> tuple[str, ...]:
+        """The adapter `name` and those of its other training seeds, as far as they are there, at most `training_seeds`."""
+        return smoothness.seeds_of(name)[: self.cfg.training_seeds]
 
     @staticmethod
     def all_pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:

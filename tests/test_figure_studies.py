@@ -96,6 +96,7 @@ def test_reconstructions_are_those_of_table_2(monkeypatch):
     labels = [text.get_text() for cell in figure.axes[2:4] for text in cell.texts]
     assert f"{measured['VAE reconstruction'][0]['psnr']:.1f} dB, {measured['VAE reconstruction'][0]['lpips']:.2f}" in labels
     assert len(study.figure(measured, range(1, 2)).axes) == 3
+    assert study.slider(measured).html.count("<option>") == len(study.items) * len(measured)
 
 
 def test_images_of_one_figure_are_not_those_of_the_next_and_both_are_table_2s():

@@ -18,6 +18,7 @@ SMALL = dict(
     split="compositional",
     num_prompts=2,
     num_images=3,
+    training_seeds=2,
     num_inference_steps=2,
     guidance_scale=None,
     frames=3,
@@ -51,6 +52,12 @@ def test_an_adapter_that_is_not_there_is_named_before_any_walk(monkeypatch):
     monkeypatch.setattr(models, "load_pipeline", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(config.ConfigurationError, match="no-such-adapter"):
         Study(configured()).measure([Row("Base"), Row("None", ("no-such-adapter",))])
+
+
+def test_a_row_has_at_most_the_training_seeds_that_are_asked_for():
+    assert Study(configured(training_seeds=1)).trained("smooth") == ("smooth",)
+    assert Study(configured(training_seeds=2)).trained("smooth") == ("smooth", "smooth-seed1")
+    assert Study(configured()).trained("no-such-adapter") == ()
 
 
 def test_the_record_holds_rows_seeds_and_totals(tmp_path, monkeypatch):

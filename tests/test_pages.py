@@ -4,6 +4,7 @@ Chromium is the machine's own: the file that the variable CHROMIUM names, or the
 skipped, or fail where REQUIRE_BROWSER is set, as in continuous integration.
 """
 
+import base64
 import functools
 import io
 import os
@@ -181,8 +182,9 @@ def book(browser):
 
 
 def paths():
+    """All pages but index.html, which only leads to the first one."""
     files = [file.relative_to(HTML) for file in sorted(HTML.rglob("*.html"))]
-    return [file.as_posix() for file in files if file.parts[0] not in ("_static", "_sources")] or ["index.html"]
+    return [file.as_posix() for file in files if file.parts[0] not in ("_static", "_sources", "index.html")] or ["book/intro.html"]
 
 
 def set_scheme(page, scheme):
@@ -239,8 +241,15 @@ def shown_images(figure):
     return figure.evaluate(places)
 
 
+def test_the_address_without_a_page_leads_to_the_introduction(book):
+    page = book.open(book.page(DESKTOP), "")
+    page.wait_for_url(book.address + "book/intro.html", wait_until="load")
+    assert not book.complaints
+    page.close()
+
+
 def test_the_readers_choice_of_mode_goes_before_the_systems(book):
-    page = book.open(book.page(DESKTOP, "light"), "index.html")
+    page = book.open(book.page(DESKTOP, "light"), "book/intro.html")
     modes = []
     for _ in range(3):
         page.locator(".theme-switch-button:visible").first.click()
@@ -264,6 +273,39 @@ def test_search_finds_the_regularizer(book):
     )
     assert any("book/method.html" in link.get_attribute("href") for link in found.all())
     assert not book.complaints
+    page.close()
+
+
+FAULTS = {
+    "no alt text": '<img src="GREY">',
+    "not loaded": '<img src="data:image/png;base64,AAAA" alt="broken">',
+    "filter brightness(0.8)": '<div style="filter:brightness(.8)"><img src="GREY" alt="dimmed"></div>',
+    "see-through": '<img src="CLEAR" alt="clear">',
+    "contrast 1.92": '<p style="color:#bbb;background:#fff">pale</p>',
+    "contrast 1.61": '<div style="background:#fff"><p style="color:rgba(0,0,0,.2)">pale, half through</p></div>',
+    "beyond the right edge, at 1508": '<p style="width:1500px">wide</p>',
+    "the page is 1508 pixels wide in a window of 1280": '<table style="width:1500px"><tr><td>wide</td></tr></table>',
+    "mathematics not set": '<span class="math">x</span>',
+    "error in mathematics": '<span class="math"><mjx-container><svg data-mml-node="merror"></svg></mjx-container></span>',
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_looked_for_is_found(browser, fault):
+    """The checks of the book's pages, on pages with one fault each and on one without."""
+    page = browser.new_page(viewport=DESKTOP)
+    page.set_default_timeout(TIMEOUT)
+    body = FAULTS[fault]
+    for name, colour in (("GREY", (128, 128, 128, 255)), ("CLEAR", (128, 128, 128, 100))):
+        content = io.BytesIO()
+        Image.new("RGBA", (8, 8), colour).save(content, format="png")
+        body = body.replace(name, "data:image/png;base64," + base64.b64encode(content.getvalue()).decode())
+    frame = "<body style='background:#fff'><main>{}</main><script>MathJax={{startup:{{promise:0}}}}</script>"
+    page.set_content(frame.format(f"<p>sound</p>{body}"))
+    problems = page.evaluate(LOOK)["problems"]
+    assert any(problem.startswith(fault) for problem in problems), problems
+    page.set_content(frame.format('<p>sound</p><div style="overflow-x:auto"><p style="width:1500px">wide in a box</p></div>'))
+    assert not page.evaluate(LOOK)["problems"]
     page.close()
 
 
@@ -296,7 +338,8 @@ def figures(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     body = "<hr>".join(f"<div>{figure.html}</div>" for figure in (walk, single, walk, wipe, large))
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><title>Figures</title>'
-    style = "<style>body{background:#121212;color:#eee;margin:8px} img{max-width:100%;filter:brightness(.8)}</style>"
+    theme = "html body main div img{max-width:100%;height:20px;margin:1em;padding:.5rem;filter:brightness(.8);background:#999}"
+    style = f"<style>body{{background:#121212;color:#eee;margin:8px}} {theme}</style>"
     (folder / "figures.html").write_text(f'<!doctype html><html lang="en">{head}{style}<body><main>{body}</main></body></html>')
     site = Site(browser, folder)
     yield site

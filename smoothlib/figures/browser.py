@@ -13,10 +13,10 @@ box-sizing:border-box;font:14px/1.4 system-ui,sans-serif}
 .smooth-widget li{list-style:none;margin:.2em 0}
 .smooth-widget [hidden],.smooth-widget:not(.smooth-on) .smooth-live{display:none!important}
 .smooth-widget .smooth-images{display:flex;flex-wrap:wrap;gap:.4em 1em}
-.smooth-widget figcaption{font-weight:600;color:inherit;margin:0;padding:0}
+.smooth-widget figcaption{font-weight:600;color:inherit;margin:0;padding:0;text-align:left!important}
 .smooth-widget .smooth-view{overflow:auto;max-width:100%}
-.smooth-widget img{display:block;max-width:none!important;height:auto!important;margin:0;padding:0;border:0;border-radius:0;
-filter:none!important;background:#fff!important;width:calc(var(--wide)*var(--frames,1))}
+.smooth-widget img{display:block!important;max-width:none!important;height:auto!important;margin:0!important;padding:0!important;
+border:0!important;border-radius:0!important;filter:none!important;background:#fff!important;width:calc(var(--wide)*var(--frames,1))}
 .smooth-widget.smooth-pixels img{image-rendering:pixelated}
 .smooth-widget.smooth-on .smooth-view{overflow:hidden;width:var(--wide)}
 .smooth-widget label{display:flex;flex-wrap:wrap;gap:.2em 1em;align-items:center;margin:.3em 0;color:inherit}
@@ -38,7 +38,8 @@ border:1px solid #767676}
 outline:1px solid #1b1b1b}
 .smooth-compare label.smooth-slide{max-width:var(--wide)}
 @media(max-width:600px){.smooth-widget img{width:calc(var(--narrow)*var(--frames,1))}
-.smooth-widget.smooth-on .smooth-view,.smooth-on .smooth-pair{width:var(--narrow)}}
+.smooth-widget.smooth-on .smooth-view,.smooth-on .smooth-pair{width:var(--narrow)}
+.smooth-compare label.smooth-slide{max-width:var(--narrow)}}
 """
 
 # What both scripts begin with: `all` finds inside a widget, `choose` shows one section at a time.

@@ -10,7 +10,7 @@
 #   make notebooks       every notebook with the small settings of configs/smoke
 #   make record          keep what `make NAME` left in out/: outputs in notebooks/, its record in data/results; then `make refresh`
 #   make refresh         run summary and status again and keep them; README's numbers
-#   make adapters        train the adapters of configs/training/adapters.yaml that are not there: hours on a CPU
+#   make adapters        train the adapters of configs/adapters.yaml that are not there: hours on a CPU
 #   make readme          write the numbers of data/ between the markers of README.md
 #   make strip           drop from notebooks/ what a run left in their metadata; outputs stay
 #   make clean           remove what these made, except .venv and runs (per-item results, reused by the next run)

@@ -61,7 +61,9 @@ def test_values_of_each_prompt_and_of_the_whole_set(arguments, monkeypatch):
 
 def test_rows_average_their_training_seeds_prompt_by_prompt():
     def measurement(values, frechet):
-        return smoothness.Measurement({"istd": np.array(values)}, frechet, np.zeros(0), "", 0.0)
+        return smoothness.Measurement(
+            {"istd": np.array(values)}, frechet, frames=np.zeros(0), step_distances=np.zeros(0), fingerprint="", seconds=0.0
+        )
 
     measured = {"Base": [measurement([1.0, 2.0], 5.0)], "Smooth": [measurement([1.0, 2.0], 5.0), measurement([3.0, 6.0], 7.0)]}
     values = smoothness.row_values(measured)

@@ -15,8 +15,11 @@ from torch import nn
 
 from smoothlib import paths
 from smoothlib.objectives import OBJECTIVES, Objective
+from smoothlib.objectives.base import known_options
+from smoothlib.objectives.denoising import DenoisingObjective
+from smoothlib.regularizer import StepwiseVariation
 from smoothlib.training import ExponentialMovingAverage, Trainer, TrainingConfig, learning_rate_at, load_config, step_indices, train
-from smoothlib.training_config import parse_settings
+from smoothlib.training_config import Loader, parse_settings
 
 SETTINGS = dict(objective="autoencoder", export_to="test", steps=12, batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=3)
 
@@ -263,6 +266,12 @@ def test_a_number_that_only_some_steps_have_is_averaged_over_those(tmp_path, mon
 def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp_path):
     for path in sorted((paths.CONFIGS / "training").glob("*.yaml")):
         assert load_config(path).objective in OBJECTIVES
+    listed = yaml.load((paths.CONFIGS / "adapters.yaml").read_text(), Loader)
+    for name, settings in listed.items():
+        config = load_config(paths.CONFIGS / "training" / "smooth_lora.yaml", name=name, **settings)
+        options = known_options("objective_options", DenoisingObjective, config.objective_options)
+        known_options("regularizer", StepwiseVariation, options["regularizer"])
+    assert listed["smooth"] == {}, "the file's own settings are the default's"
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: x\nlearningrate: 1\n")
     with pytest.raises(ValueError, match="unknown training setting 'learningrate'"):

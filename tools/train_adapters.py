@@ -1,4 +1,4 @@
-"""Train the adapters that configs/training/adapters.yaml lists and that are not in data/models/adapters; name some to train only these.
+"""Train the adapters that configs/adapters.yaml lists and that are not in data/models/adapters; name some to train only these.
 
     python tools/train_adapters.py [NAME ...]
 
@@ -13,19 +13,19 @@ from smoothlib import models, paths
 from smoothlib.training import train
 from smoothlib.training_config import Loader, load_config
 
-FOLDER = paths.CONFIGS / "training"
+LIST, COMMON = paths.CONFIGS / "adapters.yaml", paths.CONFIGS / "training" / "smooth_lora.yaml"
 
 
 def main() -> None:
     """Command line."""
-    listed = yaml.load((FOLDER / "adapters.yaml").read_text(), Loader)
+    listed = yaml.load(LIST.read_text(), Loader)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(listed)}")
     names = parser.parse_args().names or list(listed)
     if unknown := [name for name in names if name not in listed]:
         parser.error(f"NAME must be one of {', '.join(listed)}, got {unknown[0]!r}")
     # all are read before the first is trained: a mistake in the last shows now
-    settings = {name: load_config(FOLDER / "smooth_lora.yaml", name=name, export_to=f"adapters/{name}", **listed[name]) for name in names}
+    settings = {name: load_config(COMMON, name=name, export_to=f"adapters/{name}", **listed[name]) for name in names}
     for name, setting in settings.items():
         if name in models.list_adapters():
             print(f"{name} is there")

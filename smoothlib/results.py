@@ -145,10 +145,12 @@ def comparison_table(
 
 def measured_table(record: Record) -> pd.DataFrame:
     """A record's rows alone, "mean [low, high]" as text: for records that answer to no table of the paper."""
-    cells = {
-        label: {name: f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]" for name, value in row["metrics"].items()}
-        for label, row in record["rows"].items()
-    }
+
+    def cell(value: Mapping[str, float | None]) -> str:
+        interval = "" if value["low"] is None else f" [{value['low']:.4g}, {value['high']:.4g}]"  # none for a value of the whole set
+        return f"{value['mean']:.4g}{interval}"
+
+    cells = {label: {name: cell(value) for name, value in row["metrics"].items()} for label, row in record["rows"].items()}
     return pd.DataFrame.from_dict(cells, orient="index").fillna("–")
 
 

@@ -154,7 +154,8 @@ def test_a_bad_record_is_not_made(changes, sentence):
 
 def test_a_record_may_answer_to_no_table_of_the_paper(tmp_path, capsys):
     facts = {"frechet_distance": 12.5, "sweep": {"3": {"cls": 0.25}}}
-    record = make(table=None, rows={"Generated": {"cls": [1.0, 0.0] * 6}, "VAE": VAE}, facts=facts)
+    whole = {"Generated": {"fd": 12.5}}
+    record = make(table=None, rows={"Generated": {"cls": [1.0, 0.0] * 6}, "VAE": VAE}, facts=facts, totals=whole)
     file = save_record(record, tmp_path / "record.json")
     assert load_record(file) == record and record["table"] is None and record["facts"] == facts
     assert record["rows"]["Generated"]["metrics"]["cls"]["mean"] == 0.5 and record["rows"]["VAE"] == make()["rows"]["VAE"] | {
@@ -162,6 +163,7 @@ def test_a_record_may_answer_to_no_table_of_the_paper(tmp_path, capsys):
     }
     frame = measured_table(record)
     assert frame.loc["Generated", "cls"].startswith("0.5 [") and frame.loc["VAE", "cls"] == "–"
+    assert frame.loc["Generated", "fd"] == "12.5"
     assert results.main(["show", str(file)]) == 0
     shown = capsys.readouterr().out
     assert "n = 12" in shown and frame.loc["VAE", "psnr"] in shown and '"frechet_distance": 12.5' in shown

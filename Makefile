@@ -100,6 +100,7 @@ record:
 	@$(MAKE) --no-print-directory env
 	cp out/$(NAME).ipynb notebooks/$(NAME).ipynb
 	if [ -f out/$(NAME).json ]; then mkdir -p data/results && cp out/$(NAME).json data/results/$(NAME).json; fi
+	$(BIN)/python tools/keep_parameters.py notebooks/$(NAME).ipynb
 	$(BIN)/nbstripout $(STRIP) notebooks/$(NAME).ipynb
 	@$(MAKE) --no-print-directory refresh
 

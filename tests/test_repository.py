@@ -298,6 +298,8 @@ def test_ci_runs_make_test():
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
 def test_notebook_keeps_the_conventions(notebook):
     content = read(notebook)
+    tags = [tag for cell in content.cells for tag in cell.metadata.get("tags", [])]
+    assert "injected-parameters" not in tags, "a run's parameters would override the defaults of the next: tools/keep_parameters.py"
     nbformat.validate(content)
     assert content.metadata.kernelspec.name == "python3"
     assert content.cells[0].cell_type == "markdown" and content.cells[0].source.startswith("# ")
@@ -309,6 +311,14 @@ def test_notebook_keeps_the_conventions(notebook):
         assert following is None or following.lineno > statement.lineno
     source = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
     assert "configuration(" in source, "the parameters are validated"
+
+
+def test_a_runs_parameters_are_kept_as_words():
+    tool = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "keep_parameters.py")))
+    injected = nbformat.v4.new_code_cell("# Parameters\nseed = 3\nmodel = 'mini'", metadata={"tags": ["injected-parameters"]})
+    kept = tool.keep_parameters(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 0"), injected]))
+    assert [cell.cell_type for cell in kept.cells] == ["code", "markdown"] and kept.cells[0].source == "seed = 0"
+    assert "`seed = 3`, `model = 'mini'`" in kept.cells[1].source and "Parameters" not in kept.cells[1].source
 
 
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)

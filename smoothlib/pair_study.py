@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from . import config, datasets, figures, models, pair_walks, results, runs
 from .pair_walks import PairMethod
 from .pairs import ImagePair, pairs_from
+from .study_setup import DEVICE, check_adapters, chosen_adapters, chosen_device, errors_in_one_sentence
 
 PARAMETERS = {
     "model": config.Text(),
@@ -30,7 +31,7 @@ PARAMETERS = {
     "batch_size": config.Integer(1, 1024),
     "num_shown": config.Integer(1, 20),
     "seed": config.Integer(0, 999),
-    "device": config.Choice("auto", "cpu", "cuda"),
+    "device": DEVICE,
 }
 ANID_PARAMETERS = {
     "anid_steps": config.ListOf(config.Integer(1, 1000)),
@@ -51,19 +52,15 @@ class PairStudy:
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         self.cfg = cfg
-        self.device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.adapters = tuple({"smooth"} & set(models.list_adapters())) if cfg.adapters is None else cfg.adapters
+        self.device, self.adapters = chosen_device(cfg.device), chosen_adapters(cfg.adapters)
         self.fingerprints: dict[str, str] = {}
-        try:
+        check_adapters(self.adapters)
+        options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
+        with errors_in_one_sentence():
             self.guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
-            for adapter in self.adapters:
-                models.adapter_file(adapter)  # is it there, and is it the file that its card records?
-            options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
             self.pairs: list[ImagePair] = [
                 pair for split in cfg.splits for pair in pairs_from(datasets.load_split(cfg.dataset, split), cfg.num_pairs, **options)
             ]
-        except (ValueError, OSError, RuntimeError) as error:
-            raise config.ConfigurationError(str(error)) from None
 
     def measure(self, methods: Sequence[PairMethod]) -> dict[str, list[runs.Result]]:
         """Every method's result of each pair; a model is loaded once for all methods that use it."""

@@ -7,11 +7,11 @@ figure = study.figure(study.measure(study.methods))
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-import torch
 from matplotlib.figure import Figure
 
 from . import config, datasets, figures, models, reconstruction, runs
 from .reconstruction import Method
+from .study_setup import DEVICE, check_adapters, chosen_adapters, chosen_device, errors_in_one_sentence
 
 PARAMETERS = {
     "model": config.Text(),
@@ -25,7 +25,7 @@ PARAMETERS = {
     "num_inner_steps": config.Integer(1, 100),
     "batch_size": config.Integer(1, 256),
     "seed": config.Integer(0),
-    "device": config.Choice("auto", "cpu", "cuda"),
+    "device": DEVICE,
 }
 Measured = Mapping[str, Sequence[runs.Result]]  # row -> result of each image
 
@@ -42,16 +42,12 @@ class ReconstructionStudy:
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         self.cfg = cfg
-        self.device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        adapters = tuple({"smooth"} & set(models.list_adapters())) if cfg.adapters is None else cfg.adapters
-        try:
-            for adapter in adapters:
-                models.adapter_file(adapter)  # is it there, and is it the file that its card records?
+        self.device, adapters = chosen_device(cfg.device), chosen_adapters(cfg.adapters)
+        check_adapters(adapters)
+        with errors_in_one_sentence():
             guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
             self.methods = reconstruction.table2_methods(guidance_scale, adapters)
             self.items = self._items(cfg.num_images, cfg.skip)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise config.ConfigurationError(str(error)) from None
 
     def _items(self, count: int, skip: int) -> list[datasets.Item]:
         """`count` images of the seeded choice after the first `skip`: a larger choice with the same seed keeps the smaller one's."""

@@ -18,10 +18,9 @@ from . import models, runs, walks
 from .generation import Generation, Prompt
 from .metrics.features import ImageNetFeatures
 from .metrics.frechet import frechet_distance_from_features
-from .metrics.istd import step_statistics
 from .metrics.text_alignment import CaptionAlignment, CLIPScore, SceneAlignment
 from .pixels import from_uint8
-from .walks import LatentWalk, WalkPrompt
+from .walks import WalkPrompt
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -135,27 +134,22 @@ def measure(
     in one call of the network.
     """
     weights = models.fingerprint(pipe)
-    settings = {"weights": weights, "guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
-    settings |= {"smoothlib": smoothlib.__version__}
     steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
-    walked = runs.run_items(
-        walk_prompts,
-        LatentWalk(pipe, frames=frames, batch_size=batch_size, **steps),
-        name=f"smoothness/walks of {label}",
-        config=settings | {"frames": frames, "conventions": walks.CONVENTIONS},
-        batch_size=max(1, batch_size // frames),
+    walked = walks.run_walks(pipe, walk_prompts, label=label, weights=weights, frames=frames, batch_size=batch_size, **steps)
+    made = runs.run_items(
+        prompts,
+        Generation(pipe, **steps),
+        name=f"smoothness/images of {label}",
+        config={"weights": weights, **steps, "smoothlib": smoothlib.__version__},
+        batch_size=batch_size,
     )
-    made = runs.run_items(prompts, Generation(pipe, **steps), name=f"smoothness/images of {label}", config=settings, batch_size=batch_size)
-    distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
-    pixels = step_statistics(distances)
-    perceptual = step_statistics(np.stack([w["lpips_distances"] for w in walked]))
     film = np.stack([w["frames"] for w in walked])  # (W, F, 3, H, W)
     captions = [prompt.caption for prompt in walk_prompts for _ in range(frames)]
     aligned = judge.alignments(film.reshape(-1, *film.shape[2:]), captions).reshape(len(film), frames).mean(1)
-    values = {name: pixels[name].numpy() for name in ("istd", "cv", "mean_step")} | {"lpips_cv": perceptual["cv"].numpy()}
-    values[judge.alignment_name] = aligned
+    values = walks.walk_values(walked) | {judge.alignment_name: aligned}
     features = judge.image_features(np.stack([m["image"] for m in made]))
     frechet = float(frechet_distance_from_features(features, real_features))
+    distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
     return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in [*walked, *made]))
 
 

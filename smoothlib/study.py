@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from . import config, datasets, figures, generation, models, results, smoothness, walks
 from .pixels import to_uint8
 from .smoothness import Measurement, Row
+from .study_setup import DEVICE, check_adapters, chosen_device, errors_in_one_sentence
 
 PARAMETERS = {
     "model": config.Text(),
@@ -31,7 +32,7 @@ PARAMETERS = {
     "judge": config.Choice("packaged", "official"),
     "batch_size": config.Integer(1, 1024),
     "seed": config.Integer(0, 999),
-    "device": config.Choice("auto", "cpu", "cuda"),
+    "device": DEVICE,
 }
 Measured = Mapping[str, Sequence[Measurement]]  # row -> one measurement per training seed
 
@@ -48,23 +49,17 @@ class Study:
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         self.cfg = cfg
-        self.device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        try:
+        self.device = chosen_device(cfg.device)
+        with errors_in_one_sentence():
             self.guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
             self.judge = smoothness.packaged_judge() if cfg.judge == "packaged" else smoothness.official_judge()
             self.split = datasets.load_split(cfg.dataset, cfg.split)
             self.walk_prompts = walks.walk_prompts_from(self.split, cfg.num_prompts, seed=cfg.seed)
             self.prompts = generation.prompts_from(self.split, cfg.num_images, seed=cfg.seed)
-        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-            raise config.ConfigurationError(str(error)) from None
 
     def check(self, rows: Iterable[Row]) -> None:
-        """Are the rows' adapters there, and are they the files that their cards record? Before hours of walks."""
-        try:
-            for name in (name for row in rows for name in row.adapters if name):
-                models.adapter_file(name)
-        except (ValueError, OSError) as error:
-            raise config.ConfigurationError(str(error)) from None
+        """See `study_setup.check_adapters`."""
+        check_adapters(name for row in rows for name in row.adapters)
 
     def real_features(self, batch_size: int = 100) -> torch.Tensor:
         """Features (N, D) of the real images that belong to the prompts of the Frechet distance."""

@@ -178,6 +178,7 @@ def run_pairs(
         name=f"pair_walks/{method.label}",
         config=settings | {"smoothlib": smoothlib.__version__},
         batch_size=max(1, batch_size // method.frames),
+        device=pipe.device,
     )
 
 

@@ -1,7 +1,6 @@
 """Where a number comes from: code, data, models, machine, versions, settings, time."""
 
 import datetime
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,8 @@ import torch
 
 from . import __version__, paths
 from .config import config_hash, plain
-from .runs import item_key
+from .machine import machine
+from .runs import computed_on, item_key
 from .staleness import module_hashes
 
 PACKAGES = (
@@ -48,7 +48,8 @@ def provenance(
         "seed": seed,
         "dtype": str(dtype).removeprefix("torch."),
         "duration_seconds": round(float(duration), 1),
-        "machine": machine(device),
+        "machine": machine(device),  # that made the record
+        "computed_on": computed_on(),  # those that the per-item results come from
         "python": platform.python_version(),
         "modules": module_hashes(),  # the code: see smoothlib.staleness
         "versions": {"smoothlib": __version__} | {name: metadata.version(name) for name in PACKAGES},
@@ -71,18 +72,3 @@ def revision(root: Path = paths.ROOT) -> tuple[str | None, bool | None]:
 
 def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The processor's name and what torch uses of it; never a host or user name."""
-    device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": device.type, "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -177,4 +177,5 @@ def run_method(
             "smoothlib": smoothlib.__version__,
         },
         batch_size=batch_size,
+        device=pipe.device,
     )

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from . import paths
 from .config import config_hash, plain
+from .machine import machine
 from .progress import progress_bar
 
 Result = dict[str, float | np.ndarray]
@@ -29,6 +31,8 @@ Procedure = Callable[[list[Any]], Sequence[Mapping[str, Any]]]
 Batch = dict[str, Any]  # item key -> item
 Store = Callable[[Batch, list], None]
 DIGEST = hashlib.sha256().digest_size
+MACHINES = "machines.json"  # beside a run's results: the machines that computed them
+_machines_seen: list[dict[str, str]] = []
 
 
 def run_items(
@@ -42,6 +46,7 @@ def run_items(
     executor: Executor | None = None,
     progress: bool = True,
     allow_nonfinite: bool = False,
+    device: torch.device | str = "cpu",
 ) -> list[Result]:
     """Results of `procedure` for `items`, in their order; what an earlier run stored is read, the rest is computed and stored.
 
@@ -49,6 +54,7 @@ def run_items(
     in this process, or through any `concurrent.futures` executor (then it and the items must be picklable; storage stays here).
     Batches have fixed positions in `items`: a resumed run forms the same batches as an unbroken one, less the items already done.
     A batch that raises ends the run, after the results of all other batches that were done or under way are stored.
+    `device`: where `procedure` computes; it is kept with the results (`computed_on`) and does not determine them.
 
     Raises ValueError where the procedure returns the wrong number of results, something not numeric, or (unless `allow_nonfinite`) NaN or
     infinity; the sentence names item and key, and the batch's sound results are stored first.
@@ -62,6 +68,7 @@ def run_items(
     batches = [batch for span in spans if (batch := {keys[i]: items[i] for i in span if keys[i] not in results})]
     if batches:
         atomic_write(folder / "config.json", json.dumps(plain(config), indent=1, sort_keys=True).encode())
+        _note_machine(folder, device)
     with progress_bar(name, total=len(set(keys)), initial=len(results), enabled=progress) as advance_to:
 
         def store(batch: Batch, outputs: list) -> None:
@@ -74,7 +81,25 @@ def run_items(
             _run_here(batches, procedure, store, folder, results)
         else:
             _run_elsewhere(batches, procedure, store, executor)
+    _machines_seen.extend(known for known in _machines_of(folder) if known not in _machines_seen)
     return [results[key] for key in keys]
+
+
+def computed_on() -> list[dict[str, str]]:
+    """Device, its name and torch's version of every machine that computed results which this process has had from `run_items`."""
+    return list(_machines_seen)
+
+
+def _machines_of(folder: Path) -> list[dict[str, str]]:
+    file = folder / MACHINES
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+def _note_machine(folder: Path, device: torch.device | str) -> None:
+    here = {name: value for name, value in machine(device).items() if name in ("device", "name")} | {"torch": torch.__version__}
+    known = _machines_of(folder)
+    if here not in known:
+        atomic_write(folder / MACHINES, json.dumps([*known, here], indent=1).encode())
 
 
 def run_folder(name: str, config: Mapping[str, Any], *, root: str | Path | None = None) -> Path:

@@ -142,6 +142,7 @@ def measure(
         name=f"smoothness/images of {label}",
         config={"weights": weights, **steps, "smoothlib": smoothlib.__version__},
         batch_size=batch_size,
+        device=pipe.device,
     )
     film = np.stack([w["frames"] for w in walked])  # (W, F, 3, H, W)
     captions = [prompt.caption for prompt in walk_prompts for _ in range(frames)]

@@ -8,6 +8,7 @@ import pandas as pd
 from . import paths
 from .results import load_record
 from .staleness import UNKNOWN, stale
+from .tables import machine_name
 
 
 def execution_table(*, folder: Path = paths.RESULTS) -> pd.DataFrame:
@@ -23,7 +24,8 @@ def code_table(*, folder: Path = paths.RESULTS) -> pd.DataFrame:
 
 
 def _execution(record: dict[str, Any]) -> dict[str, str]:
-    made, machine = record["provenance"], record["provenance"]["machine"]
+    made = record["provenance"]
+    devices = dict.fromkeys(one["device"] for one in made.get("computed_on") or [made["machine"]])
     versions = {"Python": made["python"], **{name: made["versions"][name] for name in ("torch", "diffusers", "smoothlib")}}
     return {
         "Recorded": made["date"][:10],
@@ -31,8 +33,8 @@ def _execution(record: dict[str, Any]) -> dict[str, str]:
         "Minutes": f"{made['duration_seconds'] / 60:.1f}",
         "Items": str(len(record["items"])),
         "Model": record["model"],
-        "Machine": f"{machine['name']}, {machine['threads']} of {machine['cores']} cores",
-        "Device": f"{machine['device']}, {made['dtype']}",
+        "Machine": machine_name(made),
+        "Device": f"{', '.join(devices)}, {made['dtype']}",
         **versions,
     }
 

@@ -106,11 +106,16 @@ def _p_value(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
+def machine_name(provenance: Mapping[str, Any]) -> str:
+    """What computed a record: the machines that its per-item results come from, else the one that made it."""
+    names = dict.fromkeys(made["name"] for made in provenance.get("computed_on", []))
+    return " and ".join(names) or f"{provenance['machine']['name']}, {provenance['machine']['threads']} threads"
+
+
 def _origin(record: Record) -> str:
     made = record["provenance"]
-    machine = made["machine"]
     commit = "no commit" if made["commit"] is None else made["commit"][:10] + (" with changes" if made["dirty"] else "")
-    where = f"{machine['name']}, {machine['threads']} threads, {made['dtype']}, {made['duration_seconds'] / 60:.1f} minutes"
+    where = f"{machine_name(made)}, {made['dtype']}, {made['duration_seconds'] / 60:.1f} minutes"
     origin = f"{record['model']}; n = {len(record['items'])}; {made['date'][:10]}, {commit}; {where}."
     return f"{origin} {staleness_note(record)}".strip()
 

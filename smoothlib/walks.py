@@ -133,6 +133,7 @@ def run_walks(
         name=f"smoothness/walks of {label}",
         config={"weights": weights, **steps, "smoothlib": smoothlib.__version__, "frames": frames, "conventions": CONVENTIONS},
         batch_size=max(1, batch_size // frames),
+        device=pipe.device,
     )
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import assert_one_sentence, generate, noise, ship_tiny_pipeline, tiny_pipeline
 
 from smoothlib import paths
@@ -42,6 +42,19 @@ def test_a_fine_tune_is_its_base_with_the_difference(oil):
     assert default_guidance_scale("mini-oil") == 3.0  # its base's
     write_card(oil, guidance_scale=2.0)
     assert default_guidance_scale("mini-oil") == 2.0
+
+
+def test_fewer_fraction_bits_round_the_difference_to_nearest(tmp_path):
+    trained, base = changed_unet(), tiny_pipeline().unet
+    for bits in (4, 10):
+        save_difference(trained, base, tmp_path, bits)
+        stored = load_file(tmp_path / FILE)["conv_in.weight"]
+        exact = trained.conv_in.weight - base.conv_in.weight
+        relative = ((stored.float() - exact) / exact).abs().max()
+        assert 2.0 ** -(bits + 3) < relative <= 2.0 ** -(bits + 1)
+        assert not (stored.view(torch.int16) & (2 ** (10 - bits) - 1)).any()  # zeros, which compress
+    with pytest.raises(ValueError, match="fraction_bits must lie in"):
+        save_difference(trained, base, tmp_path, 0)
 
 
 def test_an_adapter_of_the_base_goes_onto_the_fine_tune(oil):

@@ -1,18 +1,13 @@
 """Table 2's rows: which there are, what each computes, and that the procedures behave on the shipped model."""
 
-from types import SimpleNamespace
-
-import nbformat
 import numpy as np
 import pytest
 import torch
 
-import smoothlib
-from smoothlib import datasets, models, reconstruction, runs
+from smoothlib import datasets, models, runs
 from smoothlib.inversion import ddim_invert
 from smoothlib.paper import load_paper_table
-from smoothlib.paths import ROOT
-from smoothlib.reconstruction import Method, Reconstruction, compared_pairs, reconstruct, run_method, table2_methods
+from smoothlib.reconstruction import Method, Reconstruction, compared_pairs, reconstruct, table2_methods
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample
 
 STEPS = dict(num_inference_steps=4, num_inner_steps=3)
@@ -98,20 +93,3 @@ def test_stored_results_are_the_same_whatever_the_batch(pipe, items, tmp_path):
         assert one["image"].shape == (3, 64, 64) and one["image"].dtype == np.uint8
         for metric in ("mse", "lpips", "ssim", "psnr"):
             assert one[metric] == pytest.approx(other[metric], rel=1e-3)
-
-
-def test_figures_read_what_table_2_stores(monkeypatch):
-    """`run_method` keeps its results where the cell of Table 2's notebook does, whether that calls it or not."""
-    calls = []
-    monkeypatch.setattr(runs, "run_items", lambda items, procedure, **options: calls.append(options))
-    methods = table2_methods(3.0)
-    steps = dict(num_inference_steps=4, num_inner_steps=3, batch_size=2)
-    for method in methods:
-        run_method(None, [], method, weights="w", **steps)
-    own, calls[:] = list(calls), []
-    cells = nbformat.read(ROOT / "notebooks" / "table2_recon.ipynb", as_version=4).cells
-    (cell,) = [cell for cell in cells if "row_results[method.label] =" in cell.source]
-    fingerprints = SimpleNamespace(fingerprint=lambda pipe: "w")
-    around = dict(methods=methods, pipe=None, items=[], where="cpu", cfg=SimpleNamespace(**steps), models=fingerprints)
-    exec(cell.source, around | dict(reconstruction=reconstruction, runs=runs, smoothlib=smoothlib))
-    assert len(own) == len(methods) == 4 and own == calls

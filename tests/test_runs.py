@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from smoothlib.runs import atomic_write, item_key, load_result, run_folder, run_items, store_result
+from smoothlib import runs
+from smoothlib.runs import atomic_write, computed_on, item_key, load_result, run_folder, run_items, store_result
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,22 @@ def squares(items):
 
 def run(items, procedure, root, config=None, **options):
     return run_items(items, procedure, name="test", config=config or {"seed": 0}, root=root, progress=False, **options)
+
+
+def test_results_remember_the_machines_that_computed_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_machines_seen", [])
+    items = make_items(4)
+    run(items[:2], Counted(), tmp_path)
+    here = computed_on()
+    assert [(m["device"], m["torch"]) for m in here] == [("cpu", torch.__version__)] and here[0]["name"]
+    monkeypatch.setattr(runs, "machine", lambda device: {"device": str(device), "name": "Another", "threads": 1})
+    run(items[:2], Counted(), tmp_path)  # nothing to compute: read, not made here
+    assert computed_on() == here
+    run(items, Counted(), tmp_path, device="cuda:1")
+    assert computed_on() == [*here, {"device": "cuda:1", "name": "Another", "torch": torch.__version__}]
+    monkeypatch.setattr(runs, "_machines_seen", [])
+    run(items, Counted(), tmp_path, config={"seed": 1})
+    assert [m["device"] for m in computed_on()] == ["cpu"]  # of the runs that this process has read alone
 
 
 def test_second_run_reads_what_the_first_stored(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import mini
 from ..cards import write_card
-from ..differences import save_difference
+from ..differences import FRACTION_BITS, save_difference
 from ..diffusion import predict_x0
 from ..models import LORA_TARGET_MODULES, fingerprint, load_pipeline, load_vae
 from ..regularizer import StepwiseVariation, Variation
@@ -63,6 +63,7 @@ class DenoisingObjective(Objective):
         regularize_every: L_reg enters every k-th step alone, k times as strong (after StyleGAN2's lazy regularization; gradient
             clipping and Adam's moments see the stronger steps as they are).
         gradient_checkpointing: recompute the UNet's activations in backward.
+        fraction_bits: see `differences.save_difference`, which writes what `unet` trains.
 
     Raises:
         ValueError: an option is out of range.
@@ -87,6 +88,7 @@ class DenoisingObjective(Objective):
         regularized_share: float = 1.0,
         regularize_every: int = 1,
         gradient_checkpointing: bool = False,
+        fraction_bits: int = FRACTION_BITS,
     ):
         super().__init__()
         if trainable not in ("all", "unet", "lora"):
@@ -100,6 +102,8 @@ class DenoisingObjective(Objective):
             raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
         if data and (only or style):
             raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
+        if not 1 <= fraction_bits <= FRACTION_BITS:
+            raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
         if not regularization >= 0:
             raise ValueError(f"regularization must be at least 0, got {regularization}")
         if not 0 < regularized_share <= 1:
@@ -119,7 +123,7 @@ class DenoisingObjective(Objective):
             self.unet.enable_gradient_checkpointing()
         self.examples = FolderLatents(vae, data, resolution) if data else SceneLatents(vae, split, only, style)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
-        self.mirror, self.resolution = mirror, resolution
+        self.mirror, self.resolution, self.fraction_bits = mirror, resolution, fraction_bits
         self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
 
     def _build(self, start_from: str | None) -> None:
@@ -248,7 +252,7 @@ class DenoisingObjective(Objective):
             StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
             return
         if self.trainable == "unet":
-            save_difference(self.unet, self._base[0], folder)
+            save_difference(self.unet, self._base[0], folder, self.fraction_bits)
             write_card(folder, base={"model": self.pipeline, "fingerprint": self.origin})
             return
         pipe = StableDiffusionPipeline(

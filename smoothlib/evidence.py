@@ -23,6 +23,7 @@ REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_MEASURED = "reproduced", "not repr
 KINDS = ("paired", "total", "ordering", "gap", "within", "no_worse")
 DIRECTIONS = {"lower": -1, "higher": 1}
 LEVEL = 0.05
+FRECHET = ("frechet_distance", "fid")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Statement:
     kind: "paired": the first row is lower (higher) than the second, item by item. "total": the same for a number of the whole set.
         "ordering": each row is lower (higher) than the next. "gap": of four rows, the first is better than the second by more than the
         third is than the fourth. "within": the first row is at most `margin` away from the second. "no_worse": the first row is worse than
-        the second by at most `margin` of the second's value.
+        the second by at most `margin` of the second's value; of a Frechet distance by at most `margin` of its excess over that of real
+        images, where the record has this floor: what cannot be undercut is not what a model adds.
     metric: its name in the record; of several, the first that the record has (FID on Stable Diffusion is another metric here).
     direction: which values are better, or what the statement says of the first row: "lower" or "higher".
     """
@@ -71,6 +73,7 @@ class Evidence:
     p: float | None = None
     trainings: tuple[float, float] | None = None
     num_trainings: tuple[int, int] = (0, 0)
+    floor: float = 0.0
     note: str = ""
 
     @property
@@ -121,8 +124,14 @@ def _pair(statement: Statement, record: Record, metric: str, a: str, b: str) -> 
         p,
         trainings_interval(seeds, a, b),
         (len(seeds.get(a, ())), len(seeds.get(b, ()))),
+        _floor(record, metric),
     )
     return _decided(found, statement)
+
+
+def _floor(record: Record, metric: str) -> float:
+    judges: Mapping[str, float] = record.get("facts", {}).get("judges", {})
+    return judges.get("frechet_floor", 0.0) if metric in FRECHET else 0.0
 
 
 def _gap(statement: Statement, record: Record, metric: str, rows: Sequence[str]) -> Evidence:
@@ -151,7 +160,7 @@ def _decided(found: Evidence, statement: Statement) -> Evidence:
         yes = [-statement.margin <= low and high <= statement.margin for low, high in intervals]
         no = [high < -statement.margin or low > statement.margin for low, high in intervals]
     elif statement.kind == "no_worse":
-        limit = statement.margin * abs(found.means[1])
+        limit = statement.margin * abs(found.means[1] - found.floor)
         yes = [min(sign * low, sign * high) >= -limit for low, high in intervals]
         no = [max(sign * low, sign * high) < -limit for low, high in intervals]
     else:
@@ -161,6 +170,7 @@ def _decided(found: Evidence, statement: Statement) -> Evidence:
             yes = no = [False]
     outcome = REPRODUCED if yes and all(yes) else NOT_REPRODUCED if no and all(no) else INCONCLUSIVE
     note = {"within": "allowed: {:g} either way", "no_worse": "allowed: {:.0%} worse"}.get(statement.kind, "").format(statement.margin)
+    note += f", less the real images' {found.floor:.1f}" if statement.kind == "no_worse" and found.floor else ""
     note = note if intervals else "trained once: how much is the training's chance is unknown"
     return replace(found, outcome=outcome, note=note)
 
@@ -183,7 +193,7 @@ def _adjusted(record: Record, p_value: float) -> float:
 
 def training_means(record: Record, metric: str) -> dict[str, list[float]]:
     """Row -> the mean of each of its trainings, where the record has them: as facts, or as rows of their own ("Smooth-seed1 + NTI")."""
-    key = "frechet" if metric in ("frechet_distance", "fid") else metric
+    key = "frechet" if metric in FRECHET else metric
     facts: Mapping[str, Any] = record.get("facts", {}).get("training_seeds", {})
     found = {row: list(seeds[key]) for row, seeds in facts.items() if key in seeds}
     for label, row in record["rows"].items():

@@ -31,6 +31,7 @@ COLUMNS = {
     "mean_step": {"label": "Mean step", "direction": "none"},
     "lpips_cv": {"label": "LPIPS CV", "direction": "down"},
 }
+JUDGED_AT_ONCE = 16  # images; the allocator hands the activations of larger batches back to the system, which halves the speed
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Judge:
     alignment: CaptionAlignment
     frechet_name: str
     alignment_name: str
+    trust: Mapping[str, float]  # how good the judges themselves are
     conventions: Mapping[str, str]
 
     @property
@@ -53,12 +55,12 @@ class Judge:
         return COLUMNS | {name: column for name, column in own.items() if name in (self.frechet_name, self.alignment_name)}
 
     @torch.no_grad()
-    def image_features(self, images: np.ndarray, batch_size: int = 100) -> Tensor:
+    def image_features(self, images: np.ndarray, batch_size: int = JUDGED_AT_ONCE) -> Tensor:
         """Features (N, D) of uint8 images (N, 3, H, W)."""
         return torch.cat([self.features(from_uint8(batch)) for batch in torch.from_numpy(images).split(batch_size)])
 
     @torch.no_grad()
-    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = 100) -> np.ndarray:
+    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = JUDGED_AT_ONCE) -> np.ndarray:
         """Text alignment of each uint8 image (N, 3, H, W) with its caption, (N,)."""
         parts = torch.from_numpy(images).split(batch_size)
         starts = range(0, len(images), batch_size)
@@ -69,11 +71,15 @@ class Judge:
 def packaged_judge() -> Judge:
     """The judges that ship with the repository, for the embedded model."""
     resolution = 128
+    alignment = SceneAlignment()
+    held_out = alignment.held_out["test"]
+    trust = {f"alignment_{name}": held_out[name] for name in ("accuracy", "num_captions", "matched_mean", "mismatched_mean")}
     return Judge(
         ImageNetFeatures(resolution),
-        SceneAlignment(),
+        alignment,
         "frechet_distance",
         "scene_alignment",
+        trust,
         {
             "frechet_distance": f"pooled MobileNetV2 features at {resolution} x {resolution}, against real test images; not FID",
             "scene_alignment": "100 cos of the scene dual encoder's embeddings, mean over a walk's frames; not CLIP Score",
@@ -86,7 +92,7 @@ def official_judge(clip: str = "openai/clip-vit-base-patch32") -> Judge:
     from .metrics.frechet_inception import InceptionFeatures
 
     conventions = {"fid": "InceptionV3 (torch-fidelity), 2048-d", "clip_score": f"100 cos, {clip}, mean over a walk's frames"}
-    return Judge(InceptionFeatures(), CLIPScore(clip), "fid", "clip_score", conventions)
+    return Judge(InceptionFeatures(), CLIPScore(clip), "fid", "clip_score", {}, conventions)
 
 
 @dataclass(frozen=True)

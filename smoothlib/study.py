@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from . import config, datasets, figures, generation, models, results, smoothness, walks
+from .metrics.frechet import frechet_distance_from_features
 from .pixels import to_uint8
 from .smoothness import Measurement, Row
 from .study_setup import DEVICE, check_adapters, chosen_device, errors_in_one_sentence
@@ -61,12 +62,22 @@ class Study:
         """See `study_setup.check_adapters`."""
         check_adapters(name for row in rows for name in row.adapters)
 
-    def real_features(self, batch_size: int = 100) -> torch.Tensor:
-        """Features (N, D) of the real images that belong to the prompts of the Frechet distance."""
-        chosen = datasets.seeded_choice(len(self.split), self.cfg.num_images, self.cfg.seed)
+    def real_features(self, indices: Sequence[int] | None = None, batch_size: int = 100) -> torch.Tensor:
+        """Features (N, D) of real images, by default those that belong to the prompts of the Frechet distance."""
+        chosen = datasets.seeded_choice(len(self.split), self.cfg.num_images, self.cfg.seed) if indices is None else indices
         batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
         images = (to_uint8(torch.stack([self.split.item(i).image for i in batch])).numpy() for batch in batches)
         return torch.cat([self.judge.image_features(batch) for batch in images])
+
+    def judge_facts(self) -> dict[str, float]:
+        """How far the judges can be trusted: `frechet_floor`, the distance between the real images and as many others of the split (absent
+        where it has no more), and what is known of the alignment's encoder."""
+        count, size = self.cfg.num_images, len(self.split)
+        if size < 2 * count:
+            return dict(self.judge.trust)
+        others = datasets.seeded_choice(size, size, self.cfg.seed)[-count:]
+        floor = frechet_distance_from_features(self.real_features(others), self.real_features())
+        return {"frechet_floor": float(floor), **self.judge.trust}
 
     def measure(self, rows: Sequence[Row]) -> dict[str, list[Measurement]]:
         """Every row's measurements; see `smoothness.measure_rows`."""
@@ -103,6 +114,7 @@ class Study:
             "training_seeds": smoothness.seed_means(measured),
             "num_images": self.cfg.num_images,
             "num_inference_steps": self.cfg.num_inference_steps,
+            "judges": self.judge_facts(),
         }
         return results.make_record(
             name,
@@ -157,6 +169,21 @@ def seed_table(measured: Measured) -> pd.DataFrame:
     """Row and training seed -> mean of each metric: how much of a difference could be the training's chance."""
     frames = {label: pd.DataFrame(seeds) for label, seeds in smoothness.seed_means(measured).items()}
     return pd.concat(frames, names=["Row", "Training seed"]).round(4)
+
+
+def judge_sentence(record: results.Record) -> str:
+    """The record's `judge_facts` in words, to stand beside its table."""
+    facts, count = record["facts"]["judges"], record["facts"]["num_images"]
+    said = []
+    if "frechet_floor" in facts:
+        said.append(f"Real images against as many other real ones ({count} of each): Frechet distance {facts['frechet_floor']:.1f}.")
+    if "alignment_accuracy" in facts:
+        said.append(
+            f"Alignment of real test images with their captions: {facts['alignment_matched_mean']:.1f}, with others' "
+            f"{facts['alignment_mismatched_mean']:.1f}; the encoder finds the right one of {facts['alignment_num_captions']:.0f} captions "
+            f"for {facts['alignment_accuracy']:.0%} of them."
+        )
+    return " ".join(said)
 
 
 def glue_means(prefix: str, measured: Measured) -> None:

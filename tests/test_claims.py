@@ -134,6 +134,17 @@ def test_no_worse_is_one_sided(value, direction, outcome):
     assert one(paired("A", "B", kind="no_worse", margin=0.1, direction=direction), made).outcome == outcome
 
 
+def test_a_frechet_distance_may_grow_by_a_share_of_its_excess_over_real_images():
+    totals = {"Smooth": {"frechet_distance": 11.5}, "Base": {"frechet_distance": 11.0}}
+    seeds = {"Smooth": {"frechet": [11.45, 11.55]}, "Base": {"frechet": [11.0]}}
+    made = record({"Smooth": {"istd": 1.0}, "Base": {"istd": 1.0}}, totals=totals, seeds=seeds)
+    weighed = paired("Smooth", "Base", kind="no_worse", margin=0.3, metric="frechet_distance")
+    assert one(weighed, made).outcome == REPRODUCED  # 30 % of 11
+    made["facts"]["judges"] = {"frechet_floor": 10.9}
+    found = one(weighed, made)  # of .1, and half of it is the trainings' spread
+    assert found.outcome != REPRODUCED and "less the real images' 10.9" in found.note
+
+
 @pytest.mark.parametrize(
     ("means", "outcomes"),
     [

@@ -319,6 +319,7 @@ def test_a_runs_parameters_are_kept_as_words():
     kept = tool.keep_parameters(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 0"), injected]))
     assert [cell.cell_type for cell in kept.cells] == ["code", "markdown"] and kept.cells[0].source == "seed = 0"
     assert "`seed = 3`, `model = 'mini'`" in kept.cells[1].source and "Parameters" not in kept.cells[1].source
+    assert len(tool.keep_parameters(kept).cells) == 1  # run again with the defaults: what was said of the other run goes
 
 
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)

@@ -31,7 +31,7 @@ def arguments(tmp_path, monkeypatch):
     scenes = load_scenes("compositional")
     real = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
     return dict(
-        judge=smoothness.Judge(MeanColours(), CaptionAlignment(MeanColours()), "frechet_distance", "scene_alignment", {}),
+        judge=smoothness.Judge(MeanColours(), CaptionAlignment(MeanColours()), "frechet_distance", "scene_alignment", {}, {}),
         walk_prompts=walk_prompts_from(scenes, 2),
         prompts=prompts_from(scenes, 5),
         real_features=real,

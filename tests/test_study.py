@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from smoothlib import config, models, paths
+from smoothlib import config, datasets, models, paths
+from smoothlib.metrics.frechet import frechet_distance_from_features
 from smoothlib.smoothness import Row
-from smoothlib.study import PARAMETERS, Study, seed_table
+from smoothlib.study import PARAMETERS, Study, judge_sentence, seed_table
 
 SMALL = dict(
     model="mini",
@@ -92,3 +93,15 @@ def test_prompts_and_real_images_come_from_cocos_layout_too(tmp_path):
     assert study.split.item(0).image.shape == (3, 512, 512)
     features = study.real_features(batch_size=2)
     assert features.shape[0] == 3 and torch.isfinite(features).all()
+
+
+def test_the_judges_own_limits_stand_beside_the_table():
+    study = Study(configured())
+    facts = study.judge_facts()
+    others = study.real_features([i for i in datasets.seeded_choice(500, 500, 0)][-3:])
+    assert facts["frechet_floor"] == pytest.approx(float(frechet_distance_from_features(others, study.real_features())))
+    assert facts["frechet_floor"] > 0 and 0.5 < facts["alignment_accuracy"] <= 1
+    said = judge_sentence({"facts": {"judges": facts, "num_images": 3}})
+    assert f"(3 of each): Frechet distance {facts['frechet_floor']:.1f}" in said and "captions" in said
+    assert "frechet_floor" not in Study(configured(num_images=300)).judge_facts()  # of 500 there are no 300 others
+    assert judge_sentence({"facts": {"judges": {}, "num_images": 3}}) == ""

@@ -9,14 +9,16 @@ from pathlib import Path
 import nbformat
 
 TAG = "injected-parameters"
+START = "The outputs on this page are of a run with"
 
 
 def keep_parameters(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with each cell that papermill injected replaced by a text that names its parameters."""
+    """The notebook with each cell that papermill injected replaced by a text that names its parameters; an earlier run's text goes."""
+    notebook.cells = [cell for cell in notebook.cells if not (cell.cell_type == "markdown" and cell.source.startswith(START))]
     for index, cell in enumerate(notebook.cells):
         if TAG in cell.metadata.get("tags", []):
             lines = [line for line in cell.source.splitlines() if line.strip() and not line.startswith("#")]
-            text = f"The outputs on this page are of a run with {', '.join(f'`{line.strip()}`' for line in lines)}; all else as above."
+            text = f"{START} {', '.join(f'`{line.strip()}`' for line in lines)}; all else as above."
             notebook.cells[index] = nbformat.v4.new_markdown_cell(text, id=cell.id)
     return notebook
 

@@ -22,7 +22,7 @@ CONVENTIONS = {
 
 
 @torch.no_grad()
-def image_features(images: np.ndarray | Tensor, batch_size: int = 100, resolution: int = RESOLUTION) -> Tensor:
+def image_features(images: np.ndarray | Tensor, batch_size: int = 16, resolution: int = RESOLUTION) -> Tensor:
     """Features (N, 1280) of uint8 images (N, H, W, 3)."""
     network = ImageNetFeatures(resolution)
     pixels = torch.as_tensor(images)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from . import paths
 from .cards import training_facts, write_card
+from .machine import machine
 from .objectives import OBJECTIVES, Objective
 from .objectives.base import known_options
 from .runs import atomic_write
@@ -204,6 +205,7 @@ class Trainer:
 
     def _log(self, numbers: dict[str, float]) -> None:
         line = {"step": self.step, **numbers, "learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 1)}
+        line |= {"machine": machine(self.accelerator.device)["name"]}
         if self.accelerator.is_main_process:
             with self.log.open("a") as log:
                 log.write(json.dumps(line) + "\n")

@@ -85,6 +85,13 @@ class Verdict:
         return "; ".join(self.figures) or self.claim.not_testable or self.claim.to_come or f"waits for {', '.join(self.claim.records)}"
 
     @property
+    def deciding_figure(self) -> str:
+        """The first of the figures whose test has the verdict's own outcome."""
+        measured = (one for one in self.evidence if one.outcome != NOT_MEASURED)
+        own = (figure for one, figure in zip(measured, self.figures, strict=True) if one.outcome == self.outcome)
+        return next(own, self.reason)
+
+    @property
     def remarks(self) -> list[str]:
         tried = self.claim.tried if self.outcome in (NOT_REPRODUCED, INCONCLUSIVE) else ""
         return [f"Tried: {tried}"] if tried else []

@@ -285,6 +285,16 @@ def test_a_claim_holds_only_as_a_whole():
     assert outcome(istd=3.0).startswith(NOT_REPRODUCED)
 
 
+def test_the_deciding_figure_is_of_a_test_with_the_verdicts_outcome():
+    tests = (paired("Smooth", "Base"), paired("Smooth", "Base", metric="cv"))
+    claim = Claim("one", "4.2", "Table 1", "Both fall.", tests)
+    made = record({"Base": {"istd": 2.0, "cv": 1.0}, "Smooth": {"istd": 1.0, "cv": 2.0}})
+    found = claims.verdict(claim, lambda name: made)
+    assert found.outcome == NOT_REPRODUCED and found.deciding_figure == found.figures[1] != found.figures[0]
+    found = claims.verdict(claim, lambda name: record({"Base": {"istd": 2.0, "cv": 2.0}, "Smooth": {"istd": 1.0, "cv": 1.0}}))
+    assert found.outcome == REPRODUCED and found.deciding_figure == found.figures[0]
+
+
 def test_what_was_tried_is_told_unless_the_claim_was_reproduced():
     claim = Claim("a", "1", "", "A.", tests=(paired("Smooth", "Base"),), tried="Longer training.")
     for smooth, told in ((1.0, False), (2.0, True), (3.0, True)):

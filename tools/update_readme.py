@@ -28,10 +28,10 @@ LABELS = {  # metric of the card -> what it says, its format
 
 
 def claims(verdicts: Sequence[Verdict]) -> str:
-    """How many claims have which verdict, and those that the records decide or leave open, each with the first of its figures."""
+    """How many claims have which verdict, and those that the records decide or leave open, each with a figure that decides it."""
     decided = [one for one in verdicts if one.outcome in (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)]
-    rows = [("Claim", "In the paper", "Verdict", "For example"), ("---",) * 4]
-    rows += [(one.claim.claim, one.claim.where, one.text, one.figures[0]) for one in decided]
+    rows = [("Claim", "In the paper", "Verdict", "A figure that decides it"), ("---",) * 4]
+    rows += [(one.claim.claim, one.claim.where, one.text, one.deciding_figure) for one in decided]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
     return f"{ClaimsTable(verdicts).counts()}\n\n{table if decided else 'Nothing is recorded yet.'}"
 

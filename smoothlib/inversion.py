@@ -69,6 +69,7 @@ class NullTextInversion:
     null_embeds: Tensor  # (T, B, L, D), or (T, 1, L, D) when shared
     losses: Tensor  # (T, B) float: mean (z_{t-1} - z*_{t-1})^2 that the stored embedding reaches
     inner_steps: Tensor  # (T, B) int: optimiser steps taken
+    latents: Tensor  # (B, 4, h, w): where the steps with the embeddings found end; sampling with `null_embeds` gives them again
 
 
 def null_text_inversion(
@@ -100,7 +101,8 @@ def null_text_inversion(
         pivots: (T + 1, B, 4, h, w) from `ddim_invert` with the same prompts at guidance 1; T is taken from it.
         prompt_embeds: (B or 1, L, D).
         guidance_scale: w of Eq. 5, not 1 (where the null embedding has no effect).
-        num_inner_steps: most Adam steps per sampling step.
+        num_inner_steps: most Adam steps per sampling step; published: 10.
+        lr: learning rate of Adam at the first step; published: 0.01. One step with 0.1 is a cheap approximation (`beyond_null_text`).
         progress: wraps the iterable of step indices, e.g. `tqdm`.
 
     Raises:
@@ -131,7 +133,7 @@ def null_text_inversion(
             found.append(torch.cat(nulls).detach())
             losses.append(loss)
             inner_steps.append(torch.tensor(taken).expand(batch_size))
-    return NullTextInversion(torch.stack(found), torch.stack(losses), torch.stack(inner_steps))
+    return NullTextInversion(torch.stack(found), torch.stack(losses), torch.stack(inner_steps), z)
 
 
 @dataclass(frozen=True)

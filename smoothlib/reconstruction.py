@@ -4,7 +4,7 @@ Three procedures: the autoencoder alone (the upper bound), DDIM inversion replay
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,23 +91,31 @@ def reconstruct(
     *,
     num_inference_steps: int = 50,
     num_inner_steps: int = 10,
+    null_text_lr: float = 1e-2,
+    pivots: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Reconstruct a batch of images (B, 3, H, W) in [-1, 1] with their prompts.
 
     Returns the reconstructions, alike, and facts per image (B,): for `nti` the optimiser steps taken and the last step's loss.
-    The pipeline must already carry `method.adapter`.
+    The pipeline must already carry `method.adapter`. `pivots`: the images' DDIM inversion with their prompts at guidance 1, where it has
+    been computed before (see `invert`).
     """
-    z0 = encode_images(pipe, images)
     if method.kind == "vae":
-        return decode_latents(pipe, z0), {}
+        return decode_latents(pipe, encode_images(pipe, images)), {}
+    if pivots is None:
+        pivots = invert(pipe, images, prompts, num_inference_steps=num_inference_steps)
     prompt_embeds = encode_prompts(pipe, prompts)
-    pivots = ddim_invert(pipe, z0, prompt_embeds, num_inference_steps=num_inference_steps)
-    arguments = dict(guidance_scale=method.guidance_scale, num_inference_steps=num_inference_steps)
     if method.kind == "ddim":
+        arguments = dict(guidance_scale=method.guidance_scale, num_inference_steps=num_inference_steps)
         return decode_latents(pipe, sample(pipe, pivots[-1], prompt_embeds, **arguments)), {}
-    found = null_text_inversion(pipe, pivots, prompt_embeds, guidance_scale=method.guidance_scale, num_inner_steps=num_inner_steps)
-    z = sample(pipe, pivots[-1], prompt_embeds, null_embeds=found.null_embeds, **arguments)
-    return decode_latents(pipe, z), {"inner_steps": found.inner_steps.sum(0), "last_loss": found.losses[-1]}
+    arguments = dict(guidance_scale=method.guidance_scale, num_inner_steps=num_inner_steps, lr=null_text_lr)
+    found = null_text_inversion(pipe, pivots, prompt_embeds, **arguments)
+    return decode_latents(pipe, found.latents), {"inner_steps": found.inner_steps.sum(0), "last_loss": found.losses[-1]}
+
+
+def invert(pipe: "StableDiffusionPipeline", images: Tensor, prompts: list[str], *, num_inference_steps: int = 50) -> Tensor:
+    """DDIM inversion at guidance 1 of images (B, 3, H, W) in [-1, 1]: the pivots, (T + 1, B, 4, h, w), that all rows but the VAE need."""
+    return ddim_invert(pipe, encode_images(pipe, images), encode_prompts(pipe, prompts), num_inference_steps=num_inference_steps)
 
 
 class ReconstructionScores:
@@ -128,18 +136,42 @@ class ReconstructionScores:
 
 
 class Reconstruction:
-    """The procedure that `runs.run_items` calls: items in; per item metrics, image (uint8, (3, H, W)), seconds and facts out."""
+    """The procedure that `runs.run_items` calls: items in; per item metrics, image (uint8, (3, H, W)), seconds and facts out.
 
-    def __init__(self, pipe: "StableDiffusionPipeline", method: Method, *, num_inference_steps: int, num_inner_steps: int = 10) -> None:
+    `pivots`: inversions by item id, (T + 1, 4, h, w) each, of this model and number of steps; missing ones are added, so that the rows of a
+    model that share the mapping invert an image once.
+    """
+
+    def __init__(
+        self,
+        pipe: "StableDiffusionPipeline",
+        method: Method,
+        *,
+        num_inference_steps: int,
+        num_inner_steps: int = 10,
+        null_text_lr: float = 1e-2,
+        pivots: MutableMapping[str, Tensor] | None = None,
+    ) -> None:
         self.pipe, self.method = pipe, method
-        self.steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps)
+        self.steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps, null_text_lr=null_text_lr)
+        self.pivots = {} if pivots is None else pivots
         self.scores = ReconstructionScores()
+
+    def _inverted(self, items: list[Item]) -> Tensor:
+        """The pivots of `items`, (T + 1, B, 4, h, w)."""
+        missing = [item for item in items if item.id not in self.pivots]
+        if missing:
+            images, prompts = torch.stack([item.image for item in missing]), [item.caption for item in missing]
+            found = invert(self.pipe, images, prompts, num_inference_steps=self.steps["num_inference_steps"]).cpu()
+            self.pivots.update({item.id: found[:, i] for i, item in enumerate(missing)})
+        return torch.stack([self.pivots[item.id] for item in items], dim=1).to(self.pipe.device)
 
     def __call__(self, items: list[Item]) -> list[Mapping[str, float | np.ndarray]]:
         """Results of a batch of items, in order."""
         started = time.perf_counter()
         originals = torch.stack([item.image for item in items])
-        images, facts = reconstruct(self.pipe, originals, [item.caption for item in items], self.method, **self.steps)
+        pivots = None if self.method.kind == "vae" else self._inverted(items)
+        images, facts = reconstruct(self.pipe, originals, [item.caption for item in items], self.method, pivots=pivots, **self.steps)
         values = {**self.scores(images, originals), **facts}
         pixels = to_uint8(images).numpy(force=True)
         seconds = (time.perf_counter() - started) / len(items)
@@ -148,34 +180,40 @@ class Reconstruction:
         ]
 
 
-def run_method(
+def run_methods(
     pipe: "StableDiffusionPipeline",
     items: Sequence[Item],
-    method: Method,
+    methods: Sequence[Method],
     *,
     weights: str,
     num_inference_steps: int,
     num_inner_steps: int,
+    null_text_lr: float,
     batch_size: int,
-) -> list[runs.Result]:
-    """Every item's result by `method` (see `Reconstruction`), each stored as soon as its batch is done (runs/table2_recon).
+) -> dict[str, list[runs.Result]]:
+    """By label of `methods`, all of the adapter that `pipe` carries, every item's result (see `Reconstruction`).
 
-    What Table 2 has reconstructed, Figures 4 and 9 read, and the other way round. `weights`: fingerprint of `pipe`.
+    Each result is stored as soon as its batch is done (runs/table2_recon): what Table 2 has reconstructed, Figures 4 and 9 read, and the
+    other way round. `weights`: fingerprint of `pipe`.
     """
-    return runs.run_items(
-        items,
-        Reconstruction(pipe, method, num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps),
-        name=f"table2_recon/{method.label}",
-        config={
-            "weights": weights,
-            "kind": method.kind,
-            "guidance_scale": method.guidance_scale,
-            "num_inference_steps": num_inference_steps,
-            "num_inner_steps": num_inner_steps if method.kind == "nti" else None,
-            "batch_size": batch_size,
-            "conventions": CONVENTIONS,
-            "smoothlib": smoothlib.__version__,
-        },
-        batch_size=batch_size,
-        device=pipe.device,
-    )
+    steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps, null_text_lr=null_text_lr)
+    pivots: dict[str, Tensor] = {}  # an inversion of 50 steps is 0.2 MB here, 3.3 MB for Stable Diffusion 1.5: kept while the rows need it
+    return {
+        method.label: runs.run_items(
+            items,
+            Reconstruction(pipe, method, pivots=pivots, **steps),
+            name=f"table2_recon/{method.label}",
+            config={
+                "weights": weights,
+                "kind": method.kind,
+                "guidance_scale": method.guidance_scale,
+                **{key: value for key, value in steps.items() if method.kind == "nti" or key == "num_inference_steps"},
+                "batch_size": batch_size,
+                "conventions": CONVENTIONS,
+                "smoothlib": smoothlib.__version__,
+            },
+            batch_size=batch_size,
+            device=pipe.device,
+        )
+        for method in methods
+    }

@@ -23,6 +23,7 @@ PARAMETERS = {
     "num_inference_steps": config.Integer(2, 100),
     "guidance_scale": config.Number(1, 30, optional=True),
     "num_inner_steps": config.Integer(1, 100),
+    "null_text_lr": config.Number(1e-4, 1),
     "batch_size": config.Integer(1, 256),
     "seed": config.Integer(0),
     "device": DEVICE,
@@ -58,13 +59,12 @@ class ReconstructionStudy:
     def measure(self, methods: Sequence[Method]) -> dict[str, list[runs.Result]]:
         """Every method's result of each image; a model is loaded once for all methods that use it."""
         found: dict[str, list[runs.Result]] = {}
-        steps = dict(num_inference_steps=self.cfg.num_inference_steps, num_inner_steps=self.cfg.num_inner_steps)
+        names = ("num_inference_steps", "num_inner_steps", "null_text_lr", "batch_size")
+        arguments = {name: getattr(self.cfg, name) for name in names}
         for adapter in dict.fromkeys(method.adapter for method in methods):
             pipe = models.load_pipeline(self.cfg.model, adapter=adapter, device=self.device)
-            weights = models.fingerprint(pipe)
-            for method in (method for method in methods if method.adapter == adapter):
-                arguments = dict(weights=weights, batch_size=self.cfg.batch_size, **steps)
-                found[method.label] = reconstruction.run_method(pipe, self.items, method, **arguments)
+            chosen = [method for method in methods if method.adapter == adapter]
+            found |= reconstruction.run_methods(pipe, self.items, chosen, weights=models.fingerprint(pipe), **arguments)
         return {method.label: found[method.label] for method in methods}
 
     def figure(self, measured: Measured, indices: Sequence[int] | None = None) -> Figure:

@@ -14,7 +14,7 @@ SHARED = dict(model="mini", adapters=[], dataset="scenes", guidance_scale=None, 
 PAIRS = SHARED | dict(
     splits=["compositional"], num_pairs=2, skip=0, prompt=None, num_inference_steps=2, frames=3, batch_size=6, num_shown=1
 )
-IMAGES = SHARED | dict(split="compositional", num_images=2, skip=0, num_inference_steps=2, batch_size=2)
+IMAGES = SHARED | dict(split="compositional", num_images=2, skip=0, num_inference_steps=2, null_text_lr=0.1, batch_size=2)
 
 
 @pytest.fixture(autouse=True)

@@ -135,6 +135,7 @@ def test_a_batch_equals_the_published_procedure_on_each_image(case64):
         nulls, z0, taken = reference_null_text_inversion(case64.pipe, pivots[:, b : b + 1], embeds[b : b + 1], **SETTINGS)
         torch.testing.assert_close(found.null_embeds[:, b : b + 1], nulls, rtol=0, atol=1e-9)
         assert found.inner_steps[:, b].tolist() == taken
+        torch.testing.assert_close(found.latents[b], z0[0], rtol=0, atol=1e-9)
         torch.testing.assert_close(found.losses[-1, b], (z0 - pivots[0, b]).square().mean(), rtol=1e-9, atol=0)
     assert sum(len(set(row)) > 1 for row in found.inner_steps.tolist()) >= 2  # images did stop apart
 
@@ -166,6 +167,7 @@ def test_replay_through_the_pipelines_callback_equals_our_loop(case):
     replayed = case.pipe(latents=case.pivots[-1], **settings, **arguments).images
     ours = reconstruct(case.pipe, case.pivots, case.embeds, GUIDANCE, null_embeds=case.found.null_embeds)
     torch.testing.assert_close(replayed, ours, rtol=0, atol=1e-6)
+    torch.testing.assert_close(case.found.latents, ours, rtol=0, atol=1e-5)
 
 
 def test_shared_null_text_inversion_is_equation_20(case64):

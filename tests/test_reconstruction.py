@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from smoothlib import datasets, models, runs
+from smoothlib import datasets, models, paths, reconstruction, runs
 from smoothlib.inversion import ddim_invert
 from smoothlib.paper import load_paper_table
-from smoothlib.reconstruction import Method, Reconstruction, compared_pairs, reconstruct, table2_methods
+from smoothlib.reconstruction import Method, Reconstruction, compared_pairs, reconstruct, run_methods, table2_methods
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample
 
 STEPS = dict(num_inference_steps=4, num_inner_steps=3)
@@ -93,3 +93,27 @@ def test_stored_results_are_the_same_whatever_the_batch(pipe, items, tmp_path):
         assert one["image"].shape == (3, 64, 64) and one["image"].dtype == np.uint8
         for metric in ("mse", "lpips", "ssim", "psnr"):
             assert one[metric] == pytest.approx(other[metric], rel=1e-3)
+
+
+def test_the_rows_of_a_model_share_one_inversion_of_each_image(pipe, items, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    inverted, invert = [], reconstruction.invert
+
+    def counted(pipe, images, prompts, **steps):
+        inverted.extend(prompts)
+        return invert(pipe, images, prompts, **steps)
+
+    monkeypatch.setattr(reconstruction, "invert", counted)
+    methods = table2_methods(3.0)
+    arguments = dict(weights="w", batch_size=2, null_text_lr=0.1, **STEPS)
+    together = run_methods(pipe, items, methods, **arguments)
+    assert list(together) == [m.label for m in methods] and sorted(inverted) == sorted(item.caption for item in items)
+    images, captions = batch(items)
+    for method in methods[1:]:
+        alone, _ = reconstruct(pipe, images, captions, method, null_text_lr=0.1, **STEPS)
+        error = (alone - images).square().mean(dim=(1, 2, 3))
+        assert [found["mse"] for found in together[method.label]] == pytest.approx(error.tolist(), rel=1e-3)
+
+    inverted.clear()
+    run_methods(pipe, items, methods, **arguments | dict(null_text_lr=0.01))  # another setting of the third row alone
+    assert len(inverted) == 3 and [len(list((tmp_path / "table2_recon" / m.label).iterdir())) for m in methods] == [1, 1, 1, 2]

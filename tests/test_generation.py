@@ -63,8 +63,19 @@ def test_classifiers_learn_a_separable_world_and_report_agreement():
     for k, field in enumerate(words):
         features[:, k] += labels[field]
     records = [{field: words[field][labels[field][i]] for field in words} for i in range(200)]
-    classifier = attributes.train_classifier(features[:150], records[:150])
+    classifier = attributes.train_classifier(features[:150], records[:150], weight_decay=0.01)
     agreement = classifier.agreement(features[150:], records[150:])
     assert all(values.shape == (50,) and values.mean() > 0.95 for values in agreement.values())
     swapped = [{**record, "cls": {"cat": "dog", "dog": "cat"}[record["cls"]]} for record in records[150:]]
     assert classifier.agreement(features[150:], swapped)["cls"].mean() < 0.05
+
+
+def test_blurring_for_the_classifier_takes_contrast_and_nothing_else():
+    stripes = np.zeros((3, 16, 16, 3), np.uint8)
+    stripes[:, :, ::2] = 200
+    found = attributes.blurred(stripes)
+    assert found.shape == stripes.shape and found.dtype == torch.uint8
+    contrast = found.float().std(dim=(1, 2, 3))
+    assert (contrast < 0.9 * stripes[0].std()).all() and len(set(contrast.tolist())) == 3  # each image by its own width
+    assert (found.float().mean(dim=(1, 2, 3)) - 100).abs().max() < 8
+    assert torch.equal(found, attributes.blurred(stripes)) and not torch.equal(found, attributes.blurred(stripes, seed=1))

@@ -92,7 +92,9 @@ def training_step(unet: UNet2DConditionModel, way: Way, batch: int, latents: int
     n = math.ceil(way.share * batch)
     part, rest = slice(0, n), slice(n, None)
     with regularizer.attention_kernel():
-        found = regularizer(lambda e: denoise(e, part), eps[part], (1 - alpha_bar[part]).sqrt(), t[part] / 1000, directions[part])
+        trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+        arguments = (eps[part], (1 - alpha_bar[part]).sqrt(), t[part] / 1000, directions[part], trained)
+        found = regularizer(lambda e: denoise(e, part), *arguments)
         output = found.output if n == batch else torch.cat([found.output, denoise(eps[rest], rest)[1]])
         ((output - eps).square().mean() + way.every * found.loss).backward()
 

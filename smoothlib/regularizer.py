@@ -12,7 +12,9 @@ where `a` is the running mean of r. J^T D is one vector-Jacobian product (Eq. 10
   backward, so that fused attention, gradient checkpointing and torch.compile all work.
 - `forward_mode` is their limit h -> 0: J u by forward-mode differentiation, then one backward. Needs the math kernel too.
 
-All four have the same r; only the way to its gradient differs.
+All four have the same r; only the way to its gradient differs. The value of J u is not needed, only its gradient: told which parameters
+are trained, the differences are evaluated inside the backward pass, after the first evaluation's graph has been freed. That costs no time
+and hardly more memory than a plain training step.
 """
 
 import contextlib
@@ -32,6 +34,7 @@ MODES = ("paper", "official")
 WEIGHTINGS = {"multiply": 1, "none": 0, "divide": -1}  # exponent of the noise level in w
 GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode")
 DIFFERENCES = {"central": 0.01, "one_sided": 0.003}  # root mean square of a step, in units of eps' standard deviation
+STENCILS = {"central": {1: 0.5, -1: -0.5}, "one_sided": {1: 1.0, 0: -1.0}}  # step in units of h -> coefficient
 HALF_PRECISION_DIFFERENCE = 0.05  # central: a smaller step drowns in the rounding of bfloat16
 
 # eps (B, ...) -> x0_hat (B, ...) and whatever else the caller wants from the same forward
@@ -66,6 +69,7 @@ def step_variation(
     *,
     gradient: str = "central",
     difference: float | None = None,
+    parameters: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """r = w ||J^T D||_2 (Eq. 10) of each sample, (B,) and differentiable in the denoiser's weights, and the denoiser's output.
 
@@ -78,6 +82,8 @@ def step_variation(
         difference: length of the step along u as its root mean square over the values of eps, h / sqrt(dimension). The error grows with
             its square (`central`) or with it (`one_sided`), that of rounding with 1 / difference. None: .01 for `central` (.05 in half
             precision), .003 for `one_sided`, which has no good value in half precision.
+        parameters: for `central` and `one_sided`, all leaves whose gradient through `denoise` is wanted. The evaluations beside eps then
+            wait for the backward pass, and what else `denoise` depends on gets no gradient from them. None: they are evaluated at once.
 
     Raises:
         ValueError: `gradient` or `difference` is not as above, or `one_sided` is asked for in half precision.
@@ -86,6 +92,10 @@ def step_variation(
     h = (difference or _default_difference(gradient, eps)) * math.sqrt(eps[0].numel())
     eps = eps.detach().requires_grad_()
     weight = weight.detach().reshape(-1, *[1] * (eps.ndim - 1))
+    stencil = STENCILS.get(gradient) if parameters else None
+    # before the first evaluation: the backward pass runs what was made last first
+    later = _Later(denoise, eps.detach(), stencil, h) if stencil else None
+    derivative = _Beside.apply(later, *parameters) if later else None
     with torch.enable_grad():
         x0_hat, output = denoise(eps)
         projected = (_wide(x0_hat) * direction * weight).sum()
@@ -95,10 +105,58 @@ def step_variation(
         r = product.flatten(1).norm(dim=1)  # (B,)
         if exact:
             return r, output
-        u = product / r.clamp_min(torch.finfo(r.dtype).tiny).reshape_as(weight)
-        change = _directional_derivative(denoise, eps.detach(), x0_hat, u.to(eps.dtype), gradient, h)  # J u, (B, ...)
-        derivative = (_wide(change) * direction * weight).flatten(1).sum(1)  # its gradient is r's
-        return r + derivative - derivative.detach(), output
+        u = (product / r.clamp_min(torch.finfo(r.dtype).tiny).reshape_as(weight)).to(eps.dtype)
+        if later:
+            later.u, later.weighted_direction = u, direction * weight
+            if 0 in stencil:
+                derivative = derivative + stencil[0] / h * (_wide(x0_hat) * direction * weight).flatten(1).sum(1)
+        else:
+            change = _directional_derivative(denoise, eps.detach(), x0_hat, u, gradient, h)  # J u, (B, ...)
+            derivative = (_wide(change) * direction * weight).flatten(1).sum(1)  # its gradient is r's
+        return r + (derivative - derivative.detach()), output
+
+
+@dataclass
+class _Later:
+    """Evaluations at eps + k h u for the steps k of `stencil`, but 0, that wait for the backward pass; `u` is found in between."""
+
+    denoise: Denoiser
+    eps: Tensor
+    stencil: dict[int, float]  # step k in units of h -> coefficient, times 1 / h
+    h: float
+    u: Tensor | None = None
+    weighted_direction: Tensor | None = None  # w D
+
+    def __post_init__(self) -> None:
+        device = self.eps.device.type
+        self.autocast = dict(device_type=device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))
+
+    def gradients(self, parameters: Sequence[Tensor], outer: Tensor) -> list[Tensor | None]:
+        """Of sum outer . (w D . J u) in `parameters`, without the share of step 0; one evaluation's graph at a time."""
+        total: list[Tensor | None] = [None] * len(parameters)
+        for k, coefficient in self.stencil.items():
+            if k == 0:
+                continue
+            with torch.enable_grad(), torch.autocast(**self.autocast):
+                x0_hat = self.denoise(self.eps + k * self.h * self.u)[0]
+                projected = (_wide(x0_hat) * self.weighted_direction).flatten(1).sum(1)
+            found = torch.autograd.grad(projected, parameters, outer.to(projected.dtype) * (coefficient / self.h), allow_unused=True)
+            total = [new if old is None else old if new is None else old + new for old, new in zip(total, found, strict=True)]
+        return total
+
+
+class _Beside(torch.autograd.Function):
+    """A node of the graph for what `_Later` holds: forward has no value yet, zeros (B,); backward gives the parameters their gradients."""
+
+    @staticmethod
+    def forward(ctx, later: _Later, *parameters: Tensor) -> Tensor:
+        ctx.later, ctx.parameters = later, parameters
+        return _wide(torch.zeros(len(later.eps), dtype=later.eps.dtype, device=later.eps.device))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, outer: Tensor):
+        return None, *ctx.later.gradients(ctx.parameters, outer)
 
 
 def _default_difference(gradient: str, eps: Tensor) -> float:
@@ -116,10 +174,9 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _directional_derivative(denoise: Denoiser, eps: Tensor, x0_hat: Tensor, u: Tensor, gradient: str, h: float) -> Tensor:
-    if gradient == "central":
-        return (denoise(eps + h * u)[0] - denoise(eps - h * u)[0]) / (2 * h)
-    if gradient == "one_sided":
-        return (denoise(eps + h * u)[0] - x0_hat) / h
+    if gradient in STENCILS:
+        values = {k: denoise(eps + k * h * u)[0] if k else x0_hat for k in STENCILS[gradient]}
+        return sum(coefficient * values[k] for k, coefficient in STENCILS[gradient].items()) / h
     # torch.func's dual numbers: those of torch.autograd.forward_ad cannot be differentiated through softmax (pytorch issue 162350)
     with _LayerNormFromItsParts():
         return torch.func.jvp(lambda e: denoise(e)[0], (eps,), (u,))[1]
@@ -193,7 +250,15 @@ class StepwiseVariation(nn.Module):
         needs_math = self.gradient in ("double_backward", "forward_mode")
         return sdpa_kernel(SDPBackend.MATH) if needs_math else contextlib.nullcontext()
 
-    def forward(self, denoise: Denoiser, eps: Tensor, noise_level: Tensor, time: Tensor, direction_noise: Tensor) -> Variation:
+    def forward(
+        self,
+        denoise: Denoiser,
+        eps: Tensor,
+        noise_level: Tensor,
+        time: Tensor,
+        direction_noise: Tensor,
+        parameters: Sequence[Tensor] | None = None,
+    ) -> Variation:
         """L_reg of a batch; in training mode the running mean moves first, as in the released code.
 
         Args:
@@ -202,10 +267,11 @@ class StepwiseVariation(nn.Module):
             noise_level: s_t = sqrt(1 - alpha_bar_t), or sigma under flow matching, (B,) in (0, 1].
             time: diffusion time t / T, (B,) in [0, 1).
             direction_noise: Gaussian noise that becomes D, (B, ...).
+            parameters: what is trained, to save memory; see `step_variation`.
         """
         directions = unit_directions if self.mode == "paper" else sqrt_dimension_directions
         weight = noise_level.float() ** WEIGHTINGS[self.weighting]
-        ways = dict(gradient=self.gradient, difference=self.difference)
+        ways = dict(gradient=self.gradient, difference=self.difference, parameters=parameters)
         r, output = step_variation(denoise, eps, directions(direction_noise.float()), weight, **ways)
         r = r.to(self.running_mean.dtype)
         bins = (time * len(self.running_mean)).long().clamp(0, len(self.running_mean) - 1).to(r.device)

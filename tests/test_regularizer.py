@@ -1,6 +1,7 @@
 """Step-wise Variation Regularization: closed forms, a full Jacobian, finite differences, agreement of its ways, the released formula."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -206,6 +207,48 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is(gradient):
     unet.enable_gradient_checkpointing()
     again, _ = regularizer_gradient(with_target(gradient), unet, case)
     torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("gradient", ["central", "one_sided"])
+def test_evaluations_in_the_backward_pass_give_the_same_gradient(gradient, checkpointing, half):
+    if half and gradient == "one_sided":
+        return  # refused, see above
+    unet = tiny_unet().train()
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    case, parameters = unet_case(unet, 2, noise(2, 16, 16, seed=5), 8), list(unet.parameters())
+    found = {}
+    for name, trained in (("at once", None), ("later", parameters)):
+        unet.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            variation = with_target(gradient)(*case, trained)
+        (variation.output.float().square().mean() + variation.loss).backward()  # outside of autocast, as accelerate does it
+        found[name] = (variation.loss.detach(), torch.cat([p.grad.flatten() for p in parameters]))
+    assert torch.equal(found["later"][0], found["at once"][0])
+    difference = (found["later"][1] - found["at once"][1]).norm() / found["at once"][1].norm()
+    assert difference < (0.05 if half else 1e-3)  # rounding: two sums over 1 / h times as large as what is left of them
+
+
+@pytest.mark.parametrize("gradient", ["central", "one_sided"])
+def test_one_graph_at_a_time_is_held_when_the_parameters_are_given(gradient):
+    layer, alive, seen = nn.Linear(6, 6), [], []
+
+    def denoise(eps):
+        seen.append(sum(activation() is not None for activation in alive))
+        hidden = torch.tanh(layer(eps))  # kept by the graph alone
+        alive.append(weakref.ref(hidden))
+        x = layer(hidden)
+        return x, x
+
+    directions, weight = unit_directions(noise(4, 6, seed=1)), torch.ones(4)
+    r, output = step_variation(denoise, noise(4, 6), directions, weight, gradient=gradient, parameters=list(layer.parameters()))
+    assert seen == [0]
+    total = (r - 0.1).square().mean() + output.square().mean()
+    del r, output
+    total.backward()
+    assert seen == [0] * (3 if gradient == "central" else 2) and layer.weight.grad.abs().max() > 0
 
 
 def test_forward_mode_is_exact_through_layer_norm_and_softmax():

@@ -229,7 +229,9 @@ class DenoisingObjective(Objective):
         time = draws["timesteps"][part].to(eps.device) / len(self.alpha_bar)
         direction_noise = draws["direction_noise"][part].to(eps.device)
         noise_level = (1 - alpha_bar[part]).sqrt()
-        variation = self.regularizer(lambda e: denoise(e, part), eps[part], noise_level, time, direction_noise)
+        # the text encoder's graph, where it is trained too, would be gone when a later evaluation needs it
+        trained = [] if self.trainable == "all" else [p for p in self.unet.parameters() if p.requires_grad]
+        variation = self.regularizer(lambda e: denoise(e, part), eps[part], noise_level, time, direction_noise, trained)
         if n == len(eps):
             return variation, variation.output
         return variation, torch.cat([variation.output, denoise(eps[rest], rest)[1]])

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import subprocess
 from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -88,6 +89,19 @@ def test_what_pages_load_and_link_to_exists():
             elif fragment and target.suffix == ".html" and unquote(fragment) not in page(target).ids:
                 missing.append(f"{file.relative_to(HTML)}: no {url}")
     assert not missing
+
+
+def test_the_launch_button_of_a_page_opens_its_own_tracked_notebook():
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    start = f"https://colab.research.google.com/github/{address['url'].removeprefix('https://github.com/')}/blob/{address['branch']}/"
+    tracked = set(subprocess.run(["git", "ls-files", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    opened = {}
+    for file in pages():
+        for link in page(file).links:
+            if "colab.research.google.com" in link:
+                assert link.startswith(start), link
+                opened[file.relative_to(HTML).with_suffix(".ipynb").as_posix()] = unquote(link.removeprefix(start))
+    assert set(opened) == {name for name in tracked if name.endswith(".ipynb")} and all(name == target for name, target in opened.items())
 
 
 def test_mathematics_is_set_by_the_vendored_mathjax():

@@ -12,9 +12,8 @@ where `a` is the running mean of r. J^T D is one vector-Jacobian product (Eq. 10
   backward, so that fused attention, gradient checkpointing and torch.compile all work.
 - `forward_mode` is their limit h -> 0: J u by forward-mode differentiation, then one backward. Needs the math kernel too.
 
-All four have the same r; only the way to its gradient differs. The value of J u is not needed, only its gradient: told which parameters
-are trained, the differences are evaluated inside the backward pass, after the first evaluation's graph has been freed. That costs no time
-and hardly more memory than a plain training step.
+All four have the same r; only the way to its gradient differs. The value of J u is not needed, only its gradient: told which parameters are
+trained, the differences wait for the backward pass and for the first graph to be freed. No more time, hardly more memory than a plain step.
 """
 
 import contextlib
@@ -128,15 +127,13 @@ class _Later:
     weighted_direction: Tensor | None = None  # w D
 
     def __post_init__(self) -> None:
-        device = self.eps.device.type
-        self.autocast = dict(device_type=device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))
+        kind = self.eps.device.type
+        self.autocast = dict(device_type=kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
     def gradients(self, parameters: Sequence[Tensor], outer: Tensor) -> list[Tensor | None]:
         """Of sum outer . (w D . J u) in `parameters`, without the share of step 0; one evaluation's graph at a time."""
         total: list[Tensor | None] = [None] * len(parameters)
-        for k, coefficient in self.stencil.items():
-            if k == 0:
-                continue
+        for k, coefficient in ((k, c) for k, c in self.stencil.items() if k):
             with torch.enable_grad(), torch.autocast(**self.autocast):
                 x0_hat = self.denoise(self.eps + k * self.h * self.u)[0]
                 projected = (_wide(x0_hat) * self.weighted_direction).flatten(1).sum(1)

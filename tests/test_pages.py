@@ -68,6 +68,7 @@ LOOK = """async () => {
     try { await image.decode(); } catch { /* naturalWidth tells */ }
     if (!(image.alt || '').trim()) problems.push(`no alt text: ${name(image)}`);
     if (!image.naturalWidth) { problems.push(`not loaded: ${name(image)}`); continue; }
+    if (image.closest('.btn')) continue;  // a button's icon is no figure
     for (let e = image; e; e = e.parentElement)
       if (getComputedStyle(e).filter !== 'none') problems.push(`filter ${getComputedStyle(e).filter}: ${name(image)}`);
     const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight), pen = canvas.getContext('2d');

@@ -14,30 +14,24 @@ where `a` is the running mean of r. J^T D is one vector-Jacobian product (Eq. 10
 
 All four have the same r; only the way to its gradient differs. The value of J u is not needed, only its gradient: told which parameters are
 trained, the differences wait for the backward pass and for the first graph to be freed. No more time, hardly more memory than a plain step.
+All but `double_backward` is in `directional`.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+
+from .directional import STENCILS, Beside, Denoiser, Later, check_gradient, default_difference, directional_derivative, wide
 
 MODES = ("paper", "official")
 WEIGHTINGS = {"multiply": 1, "none": 0, "divide": -1}  # exponent of the noise level in w
-GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode")
-DIFFERENCES = {"central": 0.01, "one_sided": 0.003}  # root mean square of a step, in units of eps' standard deviation
-STENCILS = {"central": {1: 0.5, -1: -0.5}, "one_sided": {1: 1.0, 0: -1.0}}  # step in units of h -> coefficient
-HALF_PRECISION_DIFFERENCE = 0.05  # central: a smaller step drowns in the rounding of bfloat16
-
-# eps (B, ...) -> x0_hat (B, ...) and whatever else the caller wants from the same forward
-Denoiser = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -87,20 +81,20 @@ def step_variation(
     Raises:
         ValueError: `gradient` or `difference` is not as above, or `one_sided` is asked for in half precision.
     """
-    _check_gradient(gradient, difference)
-    h = (difference or _default_difference(gradient, eps)) * math.sqrt(eps[0].numel())
+    check_gradient(gradient, difference)
+    h = (difference or default_difference(gradient, eps)) * math.sqrt(eps[0].numel())
     eps = eps.detach().requires_grad_()
     weight = weight.detach().reshape(-1, *[1] * (eps.ndim - 1))
     stencil = STENCILS.get(gradient) if parameters else None
     # before the first evaluation: the backward pass runs what was made last first
-    later = _Later(denoise, eps.detach(), stencil, h) if stencil else None
-    derivative = _Beside.apply(later, *parameters) if later else None
+    later = Later(denoise, eps.detach(), stencil, h) if stencil else None
+    derivative = Beside.apply(later, *parameters) if later else None
     with torch.enable_grad():
         x0_hat, output = denoise(eps)
-        projected = (_wide(x0_hat) * direction * weight).sum()
+        projected = (wide(x0_hat) * direction * weight).sum()
         exact = gradient == "double_backward"
         (product,) = torch.autograd.grad(projected, eps, create_graph=exact, retain_graph=True)  # w J^T D, (B, ...)
-        product = _wide(product)
+        product = wide(product)
         r = product.flatten(1).norm(dim=1)  # (B,)
         if exact:
             return r, output
@@ -108,92 +102,11 @@ def step_variation(
         if later:
             later.u, later.weighted_direction = u, direction * weight
             if 0 in stencil:
-                derivative = derivative + stencil[0] / h * (_wide(x0_hat) * direction * weight).flatten(1).sum(1)
+                derivative = derivative + stencil[0] / h * (wide(x0_hat) * direction * weight).flatten(1).sum(1)
         else:
-            change = _directional_derivative(denoise, eps.detach(), x0_hat, u, gradient, h)  # J u, (B, ...)
-            derivative = (_wide(change) * direction * weight).flatten(1).sum(1)  # its gradient is r's
+            change = directional_derivative(denoise, eps.detach(), x0_hat, u, gradient, h)  # J u, (B, ...)
+            derivative = (wide(change) * direction * weight).flatten(1).sum(1)  # its gradient is r's
         return r + (derivative - derivative.detach()), output
-
-
-@dataclass
-class _Later:
-    """Evaluations at eps + k h u for the steps k of `stencil`, but 0, that wait for the backward pass; `u` is found in between."""
-
-    denoise: Denoiser
-    eps: Tensor
-    stencil: dict[int, float]  # step k in units of h -> coefficient, times 1 / h
-    h: float
-    u: Tensor | None = None
-    weighted_direction: Tensor | None = None  # w D
-
-    def __post_init__(self) -> None:
-        kind = self.eps.device.type
-        self.autocast = dict(device_type=kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
-
-    def gradients(self, parameters: Sequence[Tensor], outer: Tensor) -> list[Tensor | None]:
-        """Of sum outer . (w D . J u) in `parameters`, without the share of step 0; one evaluation's graph at a time."""
-        total: list[Tensor | None] = [None] * len(parameters)
-        for k, coefficient in ((k, c) for k, c in self.stencil.items() if k):
-            with torch.enable_grad(), torch.autocast(**self.autocast):
-                x0_hat = self.denoise(self.eps + k * self.h * self.u)[0]
-                projected = (_wide(x0_hat) * self.weighted_direction).flatten(1).sum(1)
-            found = torch.autograd.grad(projected, parameters, outer.to(projected.dtype) * (coefficient / self.h), allow_unused=True)
-            total = [new if old is None else old if new is None else old + new for old, new in zip(total, found, strict=True)]
-        return total
-
-
-class _Beside(torch.autograd.Function):
-    """A node of the graph for what `_Later` holds: forward has no value yet, zeros (B,); backward gives the parameters their gradients."""
-
-    @staticmethod
-    def forward(ctx, later: _Later, *parameters: Tensor) -> Tensor:
-        ctx.later, ctx.parameters = later, parameters
-        return _wide(torch.zeros(len(later.eps), dtype=later.eps.dtype, device=later.eps.device))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, outer: Tensor):
-        return None, *ctx.later.gradients(ctx.parameters, outer)
-
-
-def _default_difference(gradient: str, eps: Tensor) -> float:
-    half = torch.is_autocast_enabled(eps.device.type) or torch.finfo(eps.dtype).bits < 32
-    if half and gradient == "one_sided":
-        raise ValueError(
-            "gradient must be central, double_backward or forward_mode in half precision, got one_sided: it drowns in rounding"
-        )
-    return HALF_PRECISION_DIFFERENCE if half else DIFFERENCES.get(gradient, 1.0)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Float32 or better: sums over thousands of values need more digits than half precision has."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _directional_derivative(denoise: Denoiser, eps: Tensor, x0_hat: Tensor, u: Tensor, gradient: str, h: float) -> Tensor:
-    if gradient in STENCILS:
-        values = {k: denoise(eps + k * h * u)[0] if k else x0_hat for k in STENCILS[gradient]}
-        return sum(coefficient * values[k] for k, coefficient in STENCILS[gradient].items()) / h
-    # torch.func's dual numbers: those of torch.autograd.forward_ad cannot be differentiated through softmax (pytorch issue 162350)
-    with _LayerNormFromItsParts():
-        return torch.func.jvp(lambda e: denoise(e)[0], (eps,), (u,))[1]
-
-
-class _LayerNormFromItsParts(TorchFunctionMode):
-    """Layer norm by mean and variance: the fused one's forward-mode derivative has a wrong gradient (3 % off, PyTorch 2.14)."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return (_layer_norm if func is F.layer_norm else func)(*args, **(kwargs or {}))
-
-
-def _layer_norm(
-    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    dims = tuple(range(-len(normalized_shape), 0))
-    centred = x - x.mean(dims, keepdim=True)
-    normal = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
-    normal = normal if weight is None else normal * weight
-    return normal if bias is None else normal + bias
 
 
 class StepwiseVariation(nn.Module):
@@ -236,7 +149,7 @@ class StepwiseVariation(nn.Module):
             raise ValueError(f"decay must lie in (0, 1], got {decay}")
         if timestep_bins < 1:
             raise ValueError(f"timestep_bins must be at least 1, got {timestep_bins}")
-        _check_gradient(gradient, difference)
+        check_gradient(gradient, difference)
         self.mode, self.weighting, self.gradient = mode, weighting, gradient
         self.difference, self.decay = difference, decay
         self.register_buffer("running_mean", torch.zeros(timestep_bins))  # a
@@ -291,10 +204,3 @@ class StepwiseVariation(nn.Module):
         before = self.running_mean.clone()  # `official` keeps the update in its graph while the buffer changes
         moved = torch.where(started, before + self.decay * (batch_mean - before), batch_mean)
         return torch.where(seen, moved, before)
-
-
-def _check_gradient(gradient: str, difference: float | None) -> None:
-    if gradient not in GRADIENTS:
-        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
-    if difference is not None and not difference > 0:
-        raise ValueError(f"difference must be positive, got {difference}")

@@ -1,6 +1,6 @@
 """Interactive figures as HTML: everything is on the page without scripts, the images are the given ones, nothing comes from outside.
 
-What they do under the reader's hands is tested in a browser, in test_pages.py.
+What they do under the reader's hands is tested in a browser, in test_figure_pages.py.
 """
 
 import base64

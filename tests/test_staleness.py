@@ -1,0 +1,122 @@
+"""Is a record older than the code? Hashes of sources, and the status page."""
+
+import sys
+
+import pytest
+import torch
+from sample_records import make
+
+from smoothlib import staleness, status
+from smoothlib.results import comparison_table, save_record, stale
+from smoothlib.staleness import module_hashes, source_hash, staleness_note
+
+SOURCE = '''"""A module."""
+
+import math  # for pi
+
+
+class A:
+    """Doc."""
+
+    def area(self, r: float) -> str:
+        # a comment
+        return f"{math.pi * r**2:.{2}f} {{cm}}"
+'''
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        SOURCE.replace('"""Doc."""', '"""Another.\n\n    Longer.\n    """'),
+        SOURCE.replace("        # a comment\n", ""),
+        SOURCE.replace("  # for pi", "").replace("\n\n\n", "\n"),
+        SOURCE.replace("    ", "  "),
+        SOURCE.replace("(self, r: float)", "(\n        self,\n        r: float\n    )"),
+        SOURCE.replace('"""A module."""\n', ""),
+    ],
+    ids=["docstring", "comment", "blank lines", "indentation", "line breaks", "no docstring"],
+)
+def test_editing_prose_makes_nothing_stale(changed):
+    assert changed != SOURCE and source_hash(changed) == source_hash(SOURCE)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        SOURCE.replace("r**2", "r**3"),
+        SOURCE.replace("{2}", "{3}"),
+        SOURCE.replace("cm", "mm"),
+        SOURCE.replace("r: float", "r: float = 1"),
+        SOURCE.replace("        return", "        self.x = 1\n        return"),
+        SOURCE.replace('"""Doc."""', 'doc = """Doc."""'),
+        SOURCE.replace("    def", "def").replace("        return", "    return"),
+    ],
+    ids=["number", "in a format", "in an f-string", "default", "statement", "not a docstring", "block"],
+)
+def test_editing_code_does(changed):
+    assert changed != SOURCE and source_hash(changed) != source_hash(SOURCE)
+
+
+def test_a_hash_is_the_same_on_every_python():
+    """f-strings are one token on Python 3.11 and several from 3.12 on; these were computed on 3.11, 3.12 and 3.13."""
+    assert source_hash(SOURCE) == "545ca4f9ccb9e376"
+    assert source_hash('x = f"""a {1\n + 2}\n b""" + rf\'\\d{x!r:{3}}\'\n') == "9ce9b82678256e58"
+
+
+@pytest.fixture
+def sources_as_now(monkeypatch):
+    """As if this process had begun now: someone may edit the code while the tests run."""
+    monkeypatch.setattr(staleness, "_AT_IMPORT", staleness._all_sources())
+
+
+def test_a_record_names_the_modules_that_have_changed_since(sources_as_now):
+    record = make()
+    modules = record["provenance"]["modules"]
+    assert modules == module_hashes() and {"runs", "statistics"} <= set(modules)
+    assert not set(modules) & {"results", "tables", "figures", "provenance", "paper", "config", "claims", "metrics", ""}
+    assert stale(record) == [] and staleness_note(record) == ""
+    modules["statistics"] = modules["removed.module"] = "0" * 16
+    assert stale(record) == ["statistics", "removed.module"]
+    note = "Recorded with older code: smoothlib.statistics, smoothlib.removed.module have changed since."
+    assert staleness_note(record) == note
+    assert note in str(comparison_table("table2", recorded=record)) and note in comparison_table("table2", recorded=record)._repr_html_()
+    del record["provenance"]["modules"]
+    assert stale(record) == ["unknown"] and staleness_note(record).endswith("the record does not say which code made it.")
+
+
+def test_hashing_imports_nothing(monkeypatch):
+    before = set(sys.modules)
+    found = module_hashes()
+    assert set(sys.modules) == before and {f"smoothlib.{name}" for name in found} <= before
+    monkeypatch.setitem(sys.modules, "smoothlib.scenes.paint", object())
+    monkeypatch.setitem(sys.modules, "smoothlib.figures.grids", object())  # a picture changes no number
+    assert set(module_hashes()) - set(found) <= {"scenes.paint"} and "scenes.paint" in module_hashes()
+
+
+def test_the_code_is_that_of_the_start_and_compared_with_that_of_now(monkeypatch, tmp_path):
+    """A module that is edited while a run goes on is not what made the result."""
+    (tmp_path / "walks.py").write_text("x = 1\n")
+    monkeypatch.setattr(staleness, "PACKAGE", tmp_path)
+    monkeypatch.setattr(staleness, "_AT_IMPORT", staleness._all_sources())
+    monkeypatch.setitem(sys.modules, "smoothlib.walks", object())
+    record = {"provenance": {"modules": module_hashes()}}
+    assert list(record["provenance"]["modules"]) == ["walks"] and stale(record) == []
+    (tmp_path / "walks.py").write_text("x = 2\n")
+    assert module_hashes() == record["provenance"]["modules"] and stale(record) == ["walks"]
+
+
+def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):
+    record = make()
+    save_record(record, tmp_path / "table2_recon.json")
+    record["provenance"]["modules"]["statistics"] = "0" * 16
+    save_record(record, tmp_path / "train_base.json")
+    del record["provenance"]["modules"]
+    save_record(record, tmp_path / "before.json")
+    table = status.execution_table(folder=tmp_path)
+    assert list(table.index) == ["before", "table2_recon", "train_base"]
+    row, made = table.loc["table2_recon"], record["provenance"]
+    assert (row["Recorded"], row["Minutes"], row["Items"]) == (made["date"][:10], "1.0", "12")
+    assert row["Commit"].startswith(made["commit"][:10]) if made["commit"] else row["Commit"] == "none"
+    assert (row["torch"], row["Device"]) == (torch.__version__.partition("+")[0], "cpu, float32")
+    code = status.code_table(folder=tmp_path)["Code since"].to_dict()
+    assert code == {"before": "unknown", "table2_recon": "the same", "train_base": "changed: statistics"}

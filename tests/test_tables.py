@@ -1,0 +1,121 @@
+"""The comparison table and the paired tests beside it, with the paper's columns and others."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from sample_records import VAE, make, make_with_columns
+
+from smoothlib.paper import load_paper_table
+from smoothlib.results import comparison_table, load_record, paired_tests, save_record
+from smoothlib.statistics import mean_interval
+
+
+def test_the_headline_leaves_out_what_answers_to_no_printed_row():
+    frame = comparison_table("table2", recorded=make(), headline=True).dataframe()
+    assert "Base + DDIM, guidance 1" in frame.index.get_level_values(0) and len(frame) == 5 + 2
+
+
+def test_comparison_table_puts_measured_rows_under_the_papers():
+    recorded = make()
+    table = comparison_table("table2", recorded=recorded, this_run=make(config={"num_images": 8}))
+    frame = table.dataframe()
+    assert list(frame.columns) == ["MSE ↓", "LPIPS ↓", "SSIM ↑", "PSNR ↑"]
+    assert list(frame.index) == [
+        ("Stable Diff. + DDIM", "Paper"),
+        ("Base + DDIM, guidance 1", "Recorded"),
+        ("Base + DDIM, guidance 1", "This run"),
+        ("Smooth Diff. + DDIM", "Paper"),
+        ("Stable Diff. + NTI", "Paper"),
+        ("Smooth Diff. + NTI", "Paper"),
+        ("VAE Reconstruction", "Paper"),
+        ("VAE", "Recorded"),
+        ("VAE", "This run"),
+        ("Base + DDIM, guidance 3", "Recorded"),
+        ("Base + DDIM, guidance 3", "This run"),
+    ]
+    assert frame.loc[("Stable Diff. + DDIM", "Paper")].tolist() == ["0.1756", "0.5385", "0.2662", "13.97"]
+    interval = mean_interval(VAE["psnr"])
+    assert frame.loc[("VAE", "Recorded"), "PSNR ↑"] == f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    assert frame.loc[("Base + DDIM, guidance 3", "This run")].tolist()[1:] == ["–"] * 3
+    assert "This run's settings differ from the recorded ones: num_images = 8 (recorded 12)." in table.notes()
+    assert "n = 12" in str(table) and repr(table) == str(table)
+
+
+def test_comparison_table_without_runs_is_the_papers():
+    frame = comparison_table("table4").dataframe()
+    assert [source for _, source in frame.index] == ["Paper"] * 4 and frame.shape == (4, 3)
+
+
+def test_comparison_table_never_subtracts_and_escapes():
+    record = make(model="<script>alert(1)</script>")
+    table = comparison_table("table2", this_run=record)
+    printed = {value for values in table.paper.rows.values() for value in values.values()}
+    for row in record["rows"].values():
+        for metric, interval in row["metrics"].items():
+            printed |= {f"{interval[key]:.{table.paper.decimals(metric)}f}" for key in ("mean", "low", "high")}
+    shown = re.findall(r"-?[\d.]+", " ".join(table.dataframe().to_numpy().ravel()))
+    assert len(shown) == 20 + 3 * 9 and set(shown) <= printed  # nothing is shown that was neither printed nor measured
+    html = table._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    parser = Balanced()
+    parser.feed(html)
+    assert parser.open == [] and parser.cells == 8 * 4
+
+
+class Balanced(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.cells = [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.cells += tag == "td"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_markdown_has_one_line_a_row():
+    lines = comparison_table("table2", this_run=make()).markdown().splitlines()
+    assert lines[0] == "| Method | Source | MSE ↓ | LPIPS ↓ | SSIM ↑ | PSNR ↑ |" and len(lines) == 2 + 8
+    assert {line.count("|") for line in lines} == {7}
+
+
+def test_table_of_another_table_is_refused():
+    with pytest.raises(ValueError, match="table is 'table1', but the record table2_recon is of 'table2'"):
+        comparison_table("table1", this_run=make())
+
+
+def test_paired_tests_say_who_is_better():
+    frame = paired_tests(make(), load_paper_table("table2"))
+    assert frame["Metric"].tolist() == ["MSE ↓", "LPIPS ↓", "SSIM ↑", "PSNR ↑"]
+    assert frame["At 5 %"].tolist() == ["first better", "first better", "second better", "second better"]
+    same = make(rows={"a": VAE, "b": VAE}, pairs=[("a", "b")])
+    assert set(paired_tests(same, load_paper_table("table2"))["At 5 %"]) == {"no difference shown"}
+
+
+def test_further_columns_stand_beside_the_papers():
+    record = make_with_columns()
+    table = comparison_table("table1", this_run=record)
+    frame = table.dataframe()
+    assert list(frame.columns)[-2:] == ["CV ↓", "FD ↓"]
+    assert frame.loc[("Stable Diffusion", "Paper"), "CV ↓"] == "–"
+    assert frame.loc[("Base", "This run"), "FD ↓"] == "12.500"
+    assert "[" in frame.loc[("Base", "This run"), "CV ↓"]
+    tests = paired_tests(record, table.paper)
+    assert set(tests["Metric"]) == {"ISTD ↓", "CV ↓"} and set(tests["At 5 %"]) == {"first better"}
+
+
+def test_a_record_with_further_columns_is_stored_and_read(tmp_path):
+    record = make_with_columns(facts={"seeds": [1, 2]})
+    again = load_record(save_record(record, tmp_path / "record.json"))
+    assert str(comparison_table("table1", recorded=again)) == str(comparison_table("table1", recorded=record))
+    assert again["facts"] == {"seeds": [1, 2]}
+
+
+def test_a_metric_without_a_column_is_refused():
+    with pytest.raises(ValueError, match="has the metric 'cv', but table1's metrics are"):
+        make_with_columns(columns={})
+    with pytest.raises(ValueError, match="columns gives cv the direction 'left'"):
+        make_with_columns(columns={"cv": {"label": "CV", "direction": "left"}})

@@ -8,15 +8,13 @@ import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from small_objectives import LORA, SPLIT, denoising, generator, loss_of
 
 from smoothlib import mini, paths
 from smoothlib.datasets import load_scenes
 from smoothlib.models import fingerprint, load_pipeline
 from smoothlib.objectives import AutoencoderObjective, DenoisingObjective
 from smoothlib.objectives.latents import restyled
-from smoothlib.training import Trainer, TrainingConfig
-
-SPLIT = "compositional"  # the smallest
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +22,6 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "RUNS", tmp_path_factory.mktemp("runs"))
         yield
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def denoising(runs, **options):
-    torch.manual_seed(0)
-    return DenoisingObjective(**{"split": SPLIT, **options})
-
-
-def loss_of(objective, count=4, seed=0):
-    """Loss and numbers of the first `count` examples."""
-    return objective(torch.arange(count), objective.draw(count, generator(seed)))
 
 
 def test_denoising_loss_is_the_min_snr_weighted_error(runs, monkeypatch):
@@ -199,6 +183,7 @@ def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
         (dict(rank=0), "rank must be at least 1, got 0"),
         (dict(regularization=-1), "regularization must be at least 0, got -1"),
         (dict(regularized_share=0), r"regularized_share must lie in \(0, 1\], got 0"),
+        (dict(regularized_guidance=0.5), "regularized_guidance must be at least 1, got 0.5"),
         (dict(regularize_every=0), "regularize_every must be at least 1, got 0"),
         (dict(regularization=1, regularizer=dict(mode="mine")), "mode must be one of"),
         (dict(regularizer=dict(modus="paper")), "regularizer has no setting 'modus'; known are mode"),
@@ -212,59 +197,6 @@ def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
 def test_bad_options_are_named(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         DenoisingObjective(**options)
-
-
-LORA = dict(trainable="lora", rank=2, caption_dropout=0.0, min_snr_gamma=0.0)
-
-
-def test_the_regularized_loss_is_eq_14_and_its_base_that_of_the_plain_fine_tune(runs):
-    plain, regularized = denoising(runs, **LORA), denoising(runs, **LORA, regularization=3.0)
-    base, _ = loss_of(plain)
-    loss, numbers = loss_of(regularized)
-    torch.testing.assert_close(numbers["base"], base)
-    torch.testing.assert_close(loss, base + 3.0 * numbers["reg"])
-    assert numbers["reg"] > 0 and torch.equal(numbers["running_mean"], regularized.regularizer.running_mean[0])
-    with regularized.kernels():
-        loss.backward()
-
-
-def test_training_resumes_with_the_running_mean_and_from_its_own_base_alone(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ADAPTERS", tmp_path)
-    settings = dict(objective="denoising", export_to="x", steps=3, batch_size=2, learning_rate=1e-3, warmup_steps=0)
-
-    def trainer(name, **options):
-        return Trainer(denoising(runs, **LORA, regularization=3.0, **options), TrainingConfig(name=name, **settings))
-
-    whole, first = trainer("whole"), trainer("parts")
-    whole.run()
-    first.run(stop_after=1)
-    second = trainer("parts")
-    assert second.step == 1 and torch.equal(second.objective.regularizer.running_mean, first.objective.regularizer.running_mean)
-    second.run()
-    assert torch.equal(second.objective.regularizer.running_mean, whole.objective.regularizer.running_mean)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
-
-    monkeypatch.setattr("smoothlib.objectives.denoising.fingerprint", lambda pipe: "another model")
-    with pytest.raises(ValueError, match="trained on other data or from other weights"):
-        trainer("parts")
-
-
-def test_a_share_of_the_batch_and_every_kth_step_leave_the_base_loss_alone(runs):
-    whole = denoising(runs, **LORA, regularization=3.0)
-    share = denoising(runs, **LORA, regularization=3.0, regularized_share=0.5)
-    _, numbers = loss_of(share)
-    torch.testing.assert_close(numbers["base"], loss_of(whole)[1]["base"])
-    half = denoising(runs, **LORA, regularization=3.0)
-    draws = half.draw(4, generator())
-    _, first_half = half(torch.arange(2), {name: values[:2] for name, values in draws.items()})
-    torch.testing.assert_close(numbers["reg"], first_half["reg"])
-
-    lazy = denoising(runs, **LORA, regularization=3.0, regularize_every=4)
-    loss, numbers = loss_of(lazy)
-    torch.testing.assert_close(loss, numbers["base"] + 3.0 * 4 * numbers["reg"])
-    lazy.step = 5
-    loss, numbers = loss_of(lazy)
-    torch.testing.assert_close(loss, numbers["mse"])
 
 
 def test_a_folder_of_images_gives_the_latents_of_its_files(runs, tmp_path):

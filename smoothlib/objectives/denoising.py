@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ class DenoisingObjective(Objective):
         regularized_share: share of each batch that L_reg is measured on.
         regularize_every: L_reg enters every k-th step alone, k times as strong (after StyleGAN2's lazy regularization; gradient
             clipping and Adam's moments see the stronger steps as they are).
+        regularized_guidance: w of Eq. 5 for the x0_hat that L_reg is measured on, from the captions and the empty one; at 1, as in the
+            paper, the captions alone. Other values double the work of L_reg. L_base always has the captions alone: with
+            `caption_dropout`, it also holds on to what is predicted without one.
         gradient_checkpointing: recompute the UNet's activations in backward.
         fraction_bits: see `differences.save_difference`, which writes what `unet` trains.
 
@@ -87,6 +91,7 @@ class DenoisingObjective(Objective):
         regularizer: dict[str, Any] | None = None,
         regularized_share: float = 1.0,
         regularize_every: int = 1,
+        regularized_guidance: float = 1.0,
         gradient_checkpointing: bool = False,
         fraction_bits: int = FRACTION_BITS,
     ):
@@ -108,9 +113,12 @@ class DenoisingObjective(Objective):
             raise ValueError(f"regularization must be at least 0, got {regularization}")
         if not 0 < regularized_share <= 1:
             raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
+        if not regularized_guidance >= 1:
+            raise ValueError(f"regularized_guidance must be at least 1, got {regularized_guidance}")
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
+        self.regularized_guidance = regularized_guidance
         self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
         if trainable == "all":
             vae = load_vae(pipeline)
@@ -200,10 +208,14 @@ class DenoisingObjective(Objective):
         tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self.tokens[indices.cpu()])
         context = self.text_encoder(tokens.to(device))[0]
 
-        def denoise(eps: Tensor, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        def denoise(eps: Tensor, part: slice = slice(None), guidance_scale: float = 1.0) -> tuple[Tensor, Tensor]:
             x_t = self.scheduler.add_noise(z0[part], eps, t[part])
-            output = self.unet(x_t, t[part], context[part]).sample.float()
-            return predict_x0(output, x_t, alpha_bar[part], self.prediction_type), output
+            output = guided = self.unet(x_t, t[part], context[part]).sample.float()
+            if guidance_scale != 1:
+                null = self.text_encoder(self.empty.to(device))[0].expand(len(x_t), -1, -1)
+                unconditional = self.unet(x_t, t[part], null).sample.float()
+                guided = unconditional + guidance_scale * (output - unconditional)
+            return predict_x0(guided, x_t, alpha_bar[part], self.prediction_type), output
 
         variation, output = self._variation(denoise, eps, alpha_bar, draws)
         target = {"epsilon": lambda: eps, "v_prediction": lambda: self.scheduler.get_velocity(z0, eps, t), "sample": lambda: z0}
@@ -231,7 +243,8 @@ class DenoisingObjective(Objective):
         noise_level = (1 - alpha_bar[part]).sqrt()
         # the text encoder's graph, where it is trained too, would be gone when a later evaluation needs it
         trained = [] if self.trainable == "all" else [p for p in self.unet.parameters() if p.requires_grad]
-        variation = self.regularizer(lambda e: denoise(e, part), eps[part], noise_level, time, direction_noise, trained)
+        sampled = partial(denoise, part=part, guidance_scale=self.regularized_guidance)
+        variation = self.regularizer(sampled, eps[part], noise_level, time, direction_noise, trained)
         if n == len(eps):
             return variation, variation.output
         return variation, torch.cat([variation.output, denoise(eps[rest], rest)[1]])

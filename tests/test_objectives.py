@@ -112,11 +112,14 @@ def one_step(objective):
     return parameters
 
 
-def test_lora_trains_only_its_own_weights_and_plain_diffusers_loads_it(runs, tmp_path):
-    objective = denoising(runs, trainable="lora", rank=2)
+@pytest.mark.parametrize("layers", ["attention", "all"])
+def test_lora_trains_only_its_own_weights_and_plain_diffusers_loads_it(runs, tmp_path, layers):
+    objective = denoising(runs, trainable="lora", rank=2, lora_layers=layers)
     frozen = {name: p.detach().clone() for name, p in objective.named_parameters() if not p.requires_grad}
     trained = one_step(objective)
-    assert sum(p.numel() for p in trained) < 100_000
+    assert sum(p.numel() for p in trained) < (100_000 if layers == "attention" else 200_000)
+    in_convolutions = [name for name, p in objective.named_parameters() if p.requires_grad and ".conv1." in name]
+    assert bool(in_convolutions) == (layers == "all")
     assert all(torch.equal(frozen[name], p) for name, p in objective.named_parameters() if name in frozen)
     objective.export(tmp_path)
 
@@ -180,6 +183,7 @@ def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
     ("options", "sentence"),
     [
         (dict(trainable="vae"), "trainable must be all, unet or lora, got 'vae'"),
+        (dict(lora_layers="mlp"), "lora_layers must be one of attention, all, got 'mlp'"),
         (dict(rank=0), "rank must be at least 1, got 0"),
         (dict(regularization=-1), "regularization must be at least 0, got -1"),
         (dict(regularized_share=0), r"regularized_share must lie in \(0, 1\], got 0"),

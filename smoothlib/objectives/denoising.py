@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
@@ -25,6 +25,9 @@ from ..runs import atomic_write
 from .base import Draws, Objective, known_options
 from .latents import FolderLatents, SceneLatents
 
+FEED_FORWARD = ("proj_in", "proj_out", "proj", "net.2")
+CONVOLUTIONS = ("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "time_emb_proj")  # the last: what they add of the time
+LORA_LAYERS = {"attention": LORA_TARGET_MODULES, "all": (*LORA_TARGET_MODULES, *FEED_FORWARD, *CONVOLUTIONS)}
 SNR_WEIGHTS = {  # min-SNR weight of the network's own target: its error is that of x0_hat over snr, snr + 1 or 1
     "epsilon": lambda snr, clipped: clipped / snr,
     "v_prediction": lambda snr, clipped: clipped / (snr + 1),
@@ -50,8 +53,9 @@ class DenoisingObjective(Objective):
     Args:
         pipeline: what is trained: a folder of data/models, or any pipeline that `load_pipeline` knows.
         trainable: `all` trains UNet and text encoder of the embedded architecture, from scratch or from those of the pipeline `start_from`;
-            `unet` every weight of the UNet of `pipeline`, and `lora` a LoRA of `rank` on its attention projections (PEFT's, gaussian
+            `unet` every weight of the UNet of `pipeline`, and `lora` a LoRA of `rank` on its `lora_layers` (PEFT's, gaussian
             initialisation), both with the text encoder frozen.
+        lora_layers: `attention`, the paper's projections, or `all`: the feed-forward layers and convolutions too.
         caption_dropout: share of captions replaced by the empty one, so that guidance works.
         min_snr_gamma: gamma above; 0 weights all timesteps alike.
         split: scenes to train on; unused where `data` is given.
@@ -79,6 +83,7 @@ class DenoisingObjective(Objective):
         trainable: str = "all",
         start_from: str | None = None,
         rank: int = 8,
+        lora_layers: str = "attention",
         caption_dropout: float = 0.1,
         min_snr_gamma: float = 5.0,
         split: str = "train",
@@ -98,6 +103,8 @@ class DenoisingObjective(Objective):
         super().__init__()
         if trainable not in ("all", "unet", "lora"):
             raise ValueError(f"trainable must be all, unet or lora, got {trainable!r}")
+        if lora_layers not in LORA_LAYERS:
+            raise ValueError(f"lora_layers must be one of {', '.join(LORA_LAYERS)}, got {lora_layers!r}")
         for name, value in (("rank", rank), ("regularize_every", regularize_every)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -124,7 +131,7 @@ class DenoisingObjective(Objective):
             vae = load_vae(pipeline)
             self._build(start_from)
         else:
-            vae = self._load_frozen(pipeline, rank)
+            vae = self._load_frozen(pipeline, rank, LORA_LAYERS[lora_layers])
         self._vae = [vae]  # in a list: saved with the pipeline, neither trained nor checkpointed
         self.scaling_factor = vae.config.scaling_factor
         if gradient_checkpointing:
@@ -145,7 +152,7 @@ class DenoisingObjective(Objective):
             self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
             self.unet.load_state_dict(earlier.unet.state_dict())
 
-    def _load_frozen(self, pipeline: str, rank: int) -> AutoencoderKL:
+    def _load_frozen(self, pipeline: str, rank: int, targets: Sequence[str]) -> AutoencoderKL:
         pipe = load_pipeline(pipeline)
         self.origin = fingerprint(pipe)
         self._base = [copy.deepcopy(pipe.unet)] if self.trainable == "unet" else []  # in a list as above
@@ -153,8 +160,7 @@ class DenoisingObjective(Objective):
         self.text_encoder, self.unet = pipe.text_encoder.requires_grad_(False), pipe.unet
         self.unet.requires_grad_(self.trainable == "unet")
         if self.trainable == "lora":
-            targets = list(LORA_TARGET_MODULES)
-            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
+            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)))
         return pipe.vae
 
     def _tokenise(self, captions: list[str]) -> Tensor:
@@ -210,11 +216,13 @@ class DenoisingObjective(Objective):
 
         def denoise(eps: Tensor, part: slice = slice(None), guidance_scale: float = 1.0) -> tuple[Tensor, Tensor]:
             x_t = self.scheduler.add_noise(z0[part], eps, t[part])
-            output = guided = self.unet(x_t, t[part], context[part]).sample.float()
-            if guidance_scale != 1:
+            if guidance_scale == 1:
+                output = guided = self.unet(x_t, t[part], context[part]).sample.float()
+            else:
                 null = self.text_encoder(self.empty.to(device))[0].expand(len(x_t), -1, -1)
-                unconditional = self.unet(x_t, t[part], null).sample.float()
-                guided = unconditional + guidance_scale * (output - unconditional)
+                both = self.unet(x_t.repeat(2, 1, 1, 1), t[part].repeat(2), torch.cat([context[part], null])).sample.float()
+                output, unconditional = both.chunk(2)
+                guided = guidance_scale * output - (guidance_scale - 1) * unconditional
             return predict_x0(guided, x_t, alpha_bar[part], self.prediction_type), output
 
         variation, output = self._variation(denoise, eps, alpha_bar, draws)
@@ -263,7 +271,8 @@ class DenoisingObjective(Objective):
         float32, because transformers would keep it in the precision of its file.
         """
         if self.trainable == "lora":
-            layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
+            # PEFT's keys, which diffusers reads; its own conversion renames the attention's alone and so leaves a mixture that it misreads
+            layers = get_peft_model_state_dict(self.unet)
             StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
             return
         if self.trainable == "unet":

@@ -219,6 +219,7 @@ class DenoisingObjective(Objective):
             if guidance_scale == 1:
                 output = guided = self.unet(x_t, t[part], context[part]).sample.float()
             else:
+                # Eq. 5 as in sampling.predict_noise, which does not give the conditional prediction that L_base needs
                 null = self.text_encoder(self.empty.to(device))[0].expand(len(x_t), -1, -1)
                 both = self.unet(x_t.repeat(2, 1, 1, 1), t[part].repeat(2), torch.cat([context[part], null])).sample.float()
                 output, unconditional = both.chunk(2)

@@ -1,5 +1,6 @@
 """The training loop: resume after a kill ends in the same weights, settings are checked, a diverging run stops with the facts."""
 
+import inspect
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from smoothlib.objectives.base import known_options
 from smoothlib.objectives.denoising import DenoisingObjective
 from smoothlib.regularizer import StepwiseVariation
 from smoothlib.training import ExponentialMovingAverage, Trainer, TrainingConfig, learning_rate_at, load_config, step_indices, train
-from smoothlib.training_config import Loader, parse_settings
+from smoothlib.training_config import FREE_TO_CHANGE, Loader, parse_settings
 
 SETTINGS = dict(objective="autoencoder", export_to="test", steps=12, batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=3)
 
@@ -261,6 +263,20 @@ def test_a_number_that_only_some_steps_have_is_averaged_over_those(tmp_path, mon
     run = trainer(tmp_path, monkeypatch, objective=Sometimes())
     run.run()
     assert [json.loads(line)["rare"] for line in run.log.read_text().splitlines()] == [3.0] * 4
+
+
+def test_the_shipped_adapters_were_trained_with_the_settings_that_are_listed():
+    defaults = {name: p.default for name, p in inspect.signature(DenoisingObjective.__init__).parameters.items()}
+
+    def settings(config):
+        options = defaults | config["objective_options"]
+        return {name: value for name, value in config.items() if name not in FREE_TO_CHANGE} | {"objective_options": options}
+
+    listed = yaml.load((paths.CONFIGS / "adapters.yaml").read_text(), Loader)
+    for name, changes in listed.items():
+        wanted = asdict(load_config(paths.CONFIGS / "training" / "smooth_lora.yaml", name=name, **changes))
+        trained = yaml.safe_load((paths.ADAPTERS / name / f"training-{name}.yaml").read_text())
+        assert settings(trained) == settings(wanted), name
 
 
 def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp_path):

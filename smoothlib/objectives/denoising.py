@@ -268,12 +268,12 @@ class DenoisingObjective(Objective):
         """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the
         difference to the base, which the card names (`models.load_adapter` and, as a model of its own, `models.load_pipeline` read it).
 
-        The UNet is stored in half precision, which halves the largest file; diffusers loads it as float32. The text encoder stays in
-        float32, because transformers would keep it in the precision of its file.
+        UNet and LoRA are stored in half precision, which halves the largest files; diffusers loads them as float32. The text encoder stays
+        in float32, because transformers would keep it in the precision of its file.
         """
         if self.trainable == "lora":
             # PEFT's keys, which diffusers reads; its own conversion renames the attention's alone and so leaves a mixture that it misreads
-            layers = get_peft_model_state_dict(self.unet)
+            layers = {name: weight.half() for name, weight in get_peft_model_state_dict(self.unet).items()}
             StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
             return
         if self.trainable == "unet":

@@ -33,6 +33,7 @@ PAPER_GUIDANCE_SCALE = 7.5
 PINNED_REVISIONS = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+DECODER = ("decoder.", "post_quant_conv.")  # the autoencoder's weights behind the latents
 WITHOUT_CHECKER = dict(safety_checker=None, feature_extractor=None)
 
 
@@ -85,7 +86,7 @@ def _load_fine_tune(folder: Path) -> "StableDiffusionPipeline":
     if base is None:
         raise ValueError(f"{folder} needs a {CARD} that names the base model and its fingerprint: restore it, or train the model again")
     pipe = load_pipeline(base["model"])
-    if fingerprint(pipe) != base["fingerprint"]:
+    if fingerprint(pipe, decoder=False) != base["fingerprint"]:
         raise ValueError(f"{folder} is a fine-tune of other weights than those that {base['model']!r} has now: train it again")
     add_difference(pipe.unet, folder / DIFFERENCE)
     return pipe
@@ -120,10 +121,11 @@ def list_fine_tunes() -> list[str]:
     return sorted(file.parent.name for file in paths.MODELS.glob(f"*/{DIFFERENCE}"))
 
 
-def fingerprint(pipe_or_name: "StableDiffusionPipeline | str") -> str:
+def fingerprint(pipe_or_name: "StableDiffusionPipeline | str", *, decoder: bool = True) -> str:
     """sha256 (hex) of what determines a pipeline's results: weights, active adapters, configurations, scheduler, tokenizer.
 
     Equal for equal pipelines wherever they were loaded from and whatever device they are on; a name stands for `load_pipeline(name)`.
+    `decoder=False` leaves the autoencoder's decoder out: what remains determines the latents, and so what a fine-tune was trained on.
     """
     pipe = load_pipeline(pipe_or_name) if isinstance(pipe_or_name, str) else pipe_or_name
     digest = hashlib.sha256()
@@ -132,6 +134,8 @@ def fingerprint(pipe_or_name: "StableDiffusionPipeline | str") -> str:
         config = module.config if isinstance(module.config, dict) else module.config.to_dict()
         digest.update(f"{part} {_canonical(config)} {_adapter_state(module)}".encode())
         for key, tensor in sorted(module.state_dict().items()):
+            if part == "vae" and not decoder and key.startswith(DECODER):
+                continue
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     digest.update(f"{type(pipe.scheduler).__name__} {_canonical(pipe.scheduler.config)}".encode())

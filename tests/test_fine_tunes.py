@@ -26,8 +26,23 @@ def oil(tmp_path, monkeypatch):
     ship_tiny_pipeline(tmp_path / "models", monkeypatch)
     folder = tmp_path / "models" / "mini-oil"
     save_difference(changed_unet(), tiny_pipeline().unet, folder)
-    write_card(folder, base={"model": "mini", "fingerprint": fingerprint("mini")})
+    write_card(folder, base={"model": "mini", "fingerprint": fingerprint("mini", decoder=False)})
     return folder
+
+
+def test_a_fine_tune_outlives_another_decoder_but_no_other_latents(oil):
+    file = paths.MODELS / "mini" / "vae" / "diffusion_pytorch_model.safetensors"
+    for part, refused in (("decoder.", False), ("post_quant_conv.", False), ("encoder.", True), ("quant_conv.", True)):
+        weights = load_file(file)
+        name = next(name for name in weights if name.startswith(part))
+        save_file(weights | {name: weights[name] + 1}, file)
+        write_card(paths.MODELS / "mini")
+        if refused:
+            with pytest.raises(ValueError, match="fine-tune of other weights"):
+                load_pipeline("mini-oil")
+        else:
+            load_pipeline("mini-oil")
+        save_file(weights, file)
 
 
 def test_a_fine_tune_is_its_base_with_the_difference(oil):

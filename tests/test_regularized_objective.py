@@ -45,7 +45,7 @@ def test_training_resumes_with_the_running_mean_and_from_its_own_base_alone(runs
     assert torch.equal(second.objective.regularizer.running_mean, whole.objective.regularizer.running_mean)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
 
-    monkeypatch.setattr("smoothlib.objectives.denoising.fingerprint", lambda pipe: "another model")
+    monkeypatch.setattr("smoothlib.objectives.denoising.fingerprint", lambda pipe, **_: "another model")
     with pytest.raises(ValueError, match="trained on other data or from other weights"):
         trainer("parts")
 

@@ -147,14 +147,14 @@ class DenoisingObjective(Objective):
         self.origin = "scratch"
         if start_from:
             earlier = load_pipeline(start_from)
-            self.origin = fingerprint(earlier)
+            self.origin = fingerprint(earlier, decoder=False)
             self.tokenizer = earlier.tokenizer
             self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
             self.unet.load_state_dict(earlier.unet.state_dict())
 
     def _load_frozen(self, pipeline: str, rank: int, targets: Sequence[str]) -> AutoencoderKL:
         pipe = load_pipeline(pipeline)
-        self.origin = fingerprint(pipe)
+        self.origin = fingerprint(pipe, decoder=False)
         self._base = [copy.deepcopy(pipe.unet)] if self.trainable == "unet" else []  # in a list as above
         self.tokenizer, self.scheduler = pipe.tokenizer, pipe.scheduler
         self.text_encoder, self.unet = pipe.text_encoder.requires_grad_(False), pipe.unet

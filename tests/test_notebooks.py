@@ -15,7 +15,7 @@ import yaml
 from conftest import parameter_names
 from smoothlib.paths import ROOT
 
-PRESETS = ("smoke", "sd15")  # folders of configs that hold notebook parameters
+PRESETS = ("smoke", "record", "sd15")  # folders of configs that hold notebook parameters
 KB = 1000
 
 

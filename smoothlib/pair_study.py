@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from . import config, datasets, figures, models, pair_walks, results, runs
 from .pair_walks import PairMethod
 from .pairs import ImagePair, pairs_from
+from .rows import load_row
 from .study_setup import DEVICE, check_adapters, chosen_adapters, chosen_device, errors_in_one_sentence
 
 PARAMETERS = {
@@ -66,8 +67,8 @@ class PairStudy:
         """Every method's result of each pair; a model is loaded once for all methods that use it."""
         found: dict[str, list[runs.Result]] = {}
         for adapter in dict.fromkeys(method.adapter for method in methods):
-            pipe = models.load_pipeline(self.cfg.model, adapter=adapter, device=self.device)
-            weights = self.fingerprints[adapter or "base"] = models.fingerprint(pipe)
+            pipe, weights = load_row(self.cfg.model, adapter, self.device)
+            self.fingerprints[adapter or "base"] = weights
             arguments = dict(weights=weights, guidance_scale=self.guidance_scale, num_inner_steps=self.cfg.num_inner_steps)
             for method in (method for method in methods if method.adapter == adapter):
                 found[method.label] = pair_walks.run_pairs(pipe, self.pairs, method, batch_size=self.cfg.batch_size, **arguments)
@@ -93,6 +94,8 @@ class PairStudy:
                 seed=self.cfg.seed,
                 dtype=torch.float32,
                 duration=sum(result["seconds"] for found in measured.values() for result in found),
+                origins=runs.origins(result for found in measured.values() for result in found),
+                code=["pair_walks"],
                 device=self.device,
             ),
         )

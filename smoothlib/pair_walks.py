@@ -175,7 +175,8 @@ def run_pairs(
     return runs.run_items(
         pairs,
         PairWalk(pipe, method, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, batch_size=batch_size),
-        name=f"pair_walks/{method.label}",
+        name=f"pair_walks/{method.kind}",
+        title=method.label,
         config=settings | {"smoothlib": smoothlib.__version__},
         batch_size=max(1, batch_size // method.frames),
         device=pipe.device,

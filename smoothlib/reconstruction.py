@@ -138,8 +138,9 @@ class ReconstructionScores:
 class Reconstruction:
     """The procedure that `runs.run_items` calls: items in; per item metrics, image (uint8, (3, H, W)), seconds and facts out.
 
-    `pivots`: inversions by item id, (T + 1, 4, h, w) each, of this model and number of steps; missing ones are added, so that the rows of a
-    model that share the mapping invert an image once.
+    `pivots`: inversions of batches, (T + 1, B, 4, h, w) each, of this model and number of steps, by the keys of their items' content;
+    missing ones are added, so that the rows of a model that share the mapping invert an image once. Whole batches, because an image's
+    inversion is the same to the last bit in the same batch alone.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Reconstruction:
         num_inference_steps: int,
         num_inner_steps: int = 10,
         null_text_lr: float = 1e-2,
-        pivots: MutableMapping[str, Tensor] | None = None,
+        pivots: MutableMapping[tuple[str, ...], Tensor] | None = None,
     ) -> None:
         self.pipe, self.method = pipe, method
         self.steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps, null_text_lr=null_text_lr)
@@ -159,12 +160,11 @@ class Reconstruction:
 
     def _inverted(self, items: list[Item]) -> Tensor:
         """The pivots of `items`, (T + 1, B, 4, h, w)."""
-        missing = [item for item in items if item.id not in self.pivots]
-        if missing:
-            images, prompts = torch.stack([item.image for item in missing]), [item.caption for item in missing]
-            found = invert(self.pipe, images, prompts, num_inference_steps=self.steps["num_inference_steps"]).cpu()
-            self.pivots.update({item.id: found[:, i] for i, item in enumerate(missing)})
-        return torch.stack([self.pivots[item.id] for item in items], dim=1).to(self.pipe.device)
+        batch = tuple(runs.item_key(item) for item in items)
+        if batch not in self.pivots:
+            images, prompts = torch.stack([item.image for item in items]), [item.caption for item in items]
+            self.pivots[batch] = invert(self.pipe, images, prompts, num_inference_steps=self.steps["num_inference_steps"]).cpu()
+        return self.pivots[batch].to(self.pipe.device)
 
     def __call__(self, items: list[Item]) -> list[Mapping[str, float | np.ndarray]]:
         """Results of a batch of items, in order."""
@@ -193,16 +193,19 @@ def run_methods(
 ) -> dict[str, list[runs.Result]]:
     """By label of `methods`, all of the adapter that `pipe` carries, every item's result (see `Reconstruction`).
 
-    Each result is stored as soon as its batch is done (runs/table2_recon): what Table 2 has reconstructed, Figures 4 and 9 read, and the
+    Each result is stored as soon as its batch is done (runs/reconstruction): what Table 2 has reconstructed, Figures 4 and 9 read, and the
     other way round. `weights`: fingerprint of `pipe`.
     """
     steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps, null_text_lr=null_text_lr)
-    pivots: dict[str, Tensor] = {}  # an inversion of 50 steps is 0.2 MB here, 3.3 MB for Stable Diffusion 1.5: kept while the rows need it
+    pivots: dict[
+        tuple[str, ...], Tensor
+    ] = {}  # an inversion of 50 steps is 0.2 MB here, 3.3 MB for Stable Diffusion 1.5: kept while the rows need it
     return {
         method.label: runs.run_items(
             items,
             Reconstruction(pipe, method, pivots=pivots, **steps),
-            name=f"table2_recon/{method.label}",
+            name=f"reconstruction/{method.kind}",
+            title=method.label,
             config={
                 "weights": weights,
                 "kind": method.kind,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from . import config, datasets, figures, models, reconstruction, runs
 from .reconstruction import Method
+from .rows import load_row
 from .study_setup import DEVICE, check_adapters, chosen_adapters, chosen_device, errors_in_one_sentence
 
 PARAMETERS = {
@@ -62,9 +63,9 @@ class ReconstructionStudy:
         names = ("num_inference_steps", "num_inner_steps", "null_text_lr", "batch_size")
         arguments = {name: getattr(self.cfg, name) for name in names}
         for adapter in dict.fromkeys(method.adapter for method in methods):
-            pipe = models.load_pipeline(self.cfg.model, adapter=adapter, device=self.device)
+            pipe, weights = load_row(self.cfg.model, adapter, self.device)
             chosen = [method for method in methods if method.adapter == adapter]
-            found |= reconstruction.run_methods(pipe, self.items, chosen, weights=models.fingerprint(pipe), **arguments)
+            found |= reconstruction.run_methods(pipe, self.items, chosen, weights=weights, **arguments)
         return {method.label: found[method.label] for method in methods}
 
     def figure(self, measured: Measured, indices: Sequence[int] | None = None) -> Figure:

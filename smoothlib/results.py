@@ -10,6 +10,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,9 @@ import pandas as pd
 
 from . import paths
 from .config import plain
+from .files import atomic_write
 from .paper import PaperTable, load_paper_table
 from .provenance import data_hash, provenance
-from .runs import atomic_write
 from .staleness import stale, staleness_note
 from .statistics import compare_rows, mean_interval
 from .tables import ComparisonTable, Record, paired_tests
@@ -67,6 +68,8 @@ def make_record(
     """
     paper = load_paper_table(table).extended(columns or {}) if table is not None else None
     paper_rows = dict(paper_rows or {})
+    if repeated := [item for item, count in Counter(items).items() if count > 1]:
+        raise ValueError(f"items has {repeated[0]!r} more than once, but must be different ids.")
     _check_rows(rows, len(items), paper, paper_rows)
     measured = {
         label: {

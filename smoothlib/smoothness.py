@@ -20,6 +20,7 @@ from .metrics.features import ImageNetFeatures
 from .metrics.frechet import frechet_distance_from_features
 from .metrics.text_alignment import CaptionAlignment, CLIPScore, SceneAlignment
 from .pixels import from_uint8
+from .rows import load_row
 from .walks import WalkPrompt
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Measurement:
     step_distances: np.ndarray
     fingerprint: str
     seconds: float
+    origins: tuple[runs.Origin, ...] = ()
 
 
 def measure(
@@ -128,7 +130,8 @@ def measure(
     prompts: Sequence[Prompt],
     real_features: Tensor,
     *,
-    label: str,
+    weights: str,
+    title: str,
     guidance_scale: float,
     num_inference_steps: int,
     frames: int = 11,
@@ -136,16 +139,16 @@ def measure(
 ) -> Measurement:
     """Walks of `walk_prompts`, images of `prompts`, and their values.
 
-    Items are stored as they are done (runs/smoothness) under the weights and settings, whatever table asks for them. `batch_size`: images
-    in one call of the network.
+    Items are stored as they are done (runs/smoothness) under the weights and settings, whatever table asks for them. `weights`: fingerprint
+    of `pipe`; `title`: what the progress lines call it; `batch_size`: images in one call of the network.
     """
-    weights = models.fingerprint(pipe)
     steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
-    walked = walks.run_walks(pipe, walk_prompts, label=label, weights=weights, frames=frames, batch_size=batch_size, **steps)
+    walked = walks.run_walks(pipe, walk_prompts, title=title, weights=weights, frames=frames, batch_size=batch_size, **steps)
     made = runs.run_items(
         prompts,
         Generation(pipe, **steps),
-        name=f"smoothness/images of {label}",
+        name="smoothness/images",
+        title=f"images of {title}",
         config={"weights": weights, **steps, "smoothlib": smoothlib.__version__},
         batch_size=batch_size,
         device=pipe.device,
@@ -157,7 +160,8 @@ def measure(
     features = judge.image_features(np.stack([m["image"] for m in made]))
     frechet = float(frechet_distance_from_features(features, real_features))
     distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
-    return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in [*walked, *made]))
+    stored = [*walked, *made]
+    return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in stored), runs.origins(stored))
 
 
 def measure_rows(model: str, rows: Sequence[Row], judge: Judge, *, device: str = "cpu", **arguments: Any) -> dict[str, list[Measurement]]:
@@ -168,8 +172,8 @@ def measure_rows(model: str, rows: Sequence[Row], judge: Judge, *, device: str =
     for row in rows:
         found[row.label] = []
         for adapter in row.adapters:
-            pipe = models.load_pipeline(model, adapter=adapter, device=device)
-            found[row.label].append(measure(pipe, judge, label=adapter or "base", **arguments))
+            pipe, weights = load_row(model, adapter, device)
+            found[row.label].append(measure(pipe, judge, weights=weights, title=adapter or "the base model", **arguments))
     return found
 
 

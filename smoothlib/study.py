@@ -141,6 +141,8 @@ class Study:
             seed=self.cfg.seed,
             dtype=torch.float32,
             duration=sum(one.seconds for seeds in measured.values() for one in seeds),
+            origins=dict.fromkeys(origin for seeds in measured.values() for one in seeds for origin in one.origins),
+            code=["study"],
             device=self.device,
         )
 

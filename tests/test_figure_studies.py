@@ -90,7 +90,7 @@ def test_reconstructions_are_those_of_table_2(monkeypatch):
     study = reconstruction_study()
     measured = study.measure(study.methods[:2])
     assert list(measured) == ["VAE reconstruction", "Base + DDIM, guidance 1"]
-    assert {folder.name for folder in (paths.RUNS / "table2_recon").iterdir()} == set(measured)
+    assert {folder.name for folder in (paths.RUNS / "reconstruction").iterdir()} == {"vae", "ddim"}
     figure = study.figure(measured)
     assert len(figure.axes) == 3 * 2
     labels = [text.get_text() for cell in figure.axes[2:4] for text in cell.texts]

@@ -6,7 +6,7 @@ walks give text alignment. Prompts and noises are the same for all models, so th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from .metrics.features import ImageNetFeatures
 from .metrics.frechet import frechet_distance_from_features
 from .metrics.text_alignment import CaptionAlignment, CLIPScore, SceneAlignment
 from .pixels import from_uint8
-from .rows import load_row
 from .walks import WalkPrompt
 
 if TYPE_CHECKING:
@@ -96,15 +95,6 @@ def official_judge(clip: str = "openai/clip-vit-base-patch32") -> Judge:
     return Judge(InceptionFeatures(), CLIPScore(clip), "fid", "clip_score", {}, conventions)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a table: the adapters that answer to it, one per training seed (None: the base model), and the paper's row."""
-
-    label: str
-    adapters: tuple[str | None, ...] = (None,)
-    paper_row: str | None = None
-
-
 def seeds_of(name: str) -> tuple[str, ...]:
     """The adapter `name` and those of its other training seeds, `name-seed1`, `name-seed2`, ..., as far as they are there."""
     return tuple(a for a in models.list_adapters() if a == name or (a.startswith(f"{name}-seed") and a[len(name) + 5 :].isdigit()))
@@ -162,19 +152,6 @@ def measure(
     distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
     stored = [*walked, *made]
     return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in stored), runs.origins(stored))
-
-
-def measure_rows(model: str, rows: Sequence[Row], judge: Judge, *, device: str = "cpu", **arguments: Any) -> dict[str, list[Measurement]]:
-    """Every row's measurements, one per training seed; arguments as for `measure`."""
-    if empty := [row.label for row in rows if not row.adapters]:
-        raise ValueError(f"rows must have at least one adapter each (None is the base model), but {empty[0]!r} has none")
-    found: dict[str, list[Measurement]] = {}
-    for row in rows:
-        found[row.label] = []
-        for adapter in row.adapters:
-            pipe, weights = load_row(model, adapter, device)
-            found[row.label].append(measure(pipe, judge, weights=weights, title=adapter or "the base model", **arguments))
-    return found
 
 
 def row_values(measurements: Mapping[str, Sequence[Measurement]]) -> dict[str, dict[str, np.ndarray]]:

@@ -27,7 +27,7 @@ OUTSIDE = "(procedure)"  # stands for the source of a procedure that is not of t
 # Modules and packages that cannot change a measured value, and why. Besides these, `__init__` files: they only give names.
 WITHOUT_INFLUENCE = frozenset(
     "results tables paper claims evidence status figures provenance machine staleness "  # show, store and judge what was measured
-    "config paths progress cards files".split()  # settings as resolved and fingerprints of weights are in the record; places; messages
+    "config paths progress cards files rows".split()  # settings as resolved and fingerprints of weights are in the record; places; messages
 )
 PACKAGE = Path(__file__).resolve().parent
 FSTRINGS = {  # Python 3.12 on: the token that begins one (t-strings too) -> the token that ends it

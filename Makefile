@@ -20,6 +20,7 @@
 #   PYTHON=python3.12    the interpreter that the environment is made with
 #   VENV=folder          where the environment is (.venv)
 #   PRESET=sd15          run a notebook with the parameters in configs/PRESET/
+#   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
 #   NAME=train_base      the notebook that `make record` keeps (table2_recon)
 #   OPEN=                the program that opens the page of `make reproduce`; empty: none
@@ -28,6 +29,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PRESET ?=
 NAME ?= table2_recon
+REUSE ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -39,6 +41,7 @@ STRIP := --keep-output --keep-count --keep-id --extra-keys "metadata.papermill m
 # The kernel of this environment, whatever kernels the user has; no pip notices among the results.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export SMOOTHLIB_REUSE ?= $(REUSE)
 
 .PHONY: help env reproduce test lint unit notebooks book strip record refresh adapters readme clean $(NOTEBOOKS)
 .DEFAULT_GOAL := help

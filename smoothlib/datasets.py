@@ -8,10 +8,12 @@ import gzip
 import io
 import json
 import tarfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -124,6 +126,12 @@ def seeded_choice(count: int, limit: int, seed: int) -> list[int]:
     """
     order = np.random.default_rng(seed).permutation(count)
     return sorted(int(i) for i in order[:limit])
+
+
+def check_ids(items: Sequence[Any]) -> None:
+    """Raises ValueError where two of the items (anything with an id) have one id: results are told apart by it."""
+    if repeated := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
+        raise ValueError(f"the data set has the id {repeated[0]!r} more than once, but must give every image an id of its own.")
 
 
 class Split(Protocol):

@@ -6,15 +6,19 @@ measured = study.measure(pair_walks.walk_methods(study.adapters))
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from . import config, datasets, figures, models, pair_walks, results, runs
-from .pair_walks import PairMethod
+from . import config, datasets, figures, pair_walks, results, runs
 from .pairs import ImagePair, pairs_from
-from .study_setup import DEVICE, check_adapters, chosen_adapters, chosen_device, errors_in_one_sentence
+from .rows import Row
+from .study_base import BaseStudy
+from .study_setup import DEVICE, check_adapters, chosen_adapters, errors_in_one_sentence
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 PARAMETERS = {
     "model": config.Text(),
@@ -40,7 +44,7 @@ ANID_PARAMETERS = {
 Measured = Mapping[str, Sequence[runs.Result]]  # row -> result of each pair
 
 
-class PairStudy:
+class PairStudy(BaseStudy):
     """The pairs that all rows share, `num_pairs` of each split, and the adapters: those asked for, or `smooth` where it has been trained.
 
     Args:
@@ -50,51 +54,43 @@ class PairStudy:
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
     """
 
+    code = ("pair_walks",)
+
     def __init__(self, cfg: SimpleNamespace) -> None:
-        self.cfg = cfg
-        self.device, self.adapters = chosen_device(cfg.device), chosen_adapters(cfg.adapters)
-        self.fingerprints: dict[str, str] = {}
+        super().__init__(cfg)
+        self.adapters = chosen_adapters(cfg.adapters)
         check_adapters(self.adapters)
         options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
         with errors_in_one_sentence():
-            self.guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
+            self.guidance_scale = self.guidance_of(cfg.model)
             self.pairs: list[ImagePair] = [
                 pair for split in cfg.splits for pair in pairs_from(datasets.load_split(cfg.dataset, split), cfg.num_pairs, **options)
             ]
+            datasets.check_ids(self.pairs)
 
-    def measure(self, methods: Sequence[PairMethod]) -> dict[str, list[runs.Result]]:
-        """Every method's result of each pair; a model is loaded once for all methods that use it."""
-        found: dict[str, list[runs.Result]] = {}
-        for adapter in dict.fromkeys(method.adapter for method in methods):
-            pipe = models.load_pipeline(self.cfg.model, adapter=adapter, device=self.device)
-            weights = self.fingerprints[adapter or "base"] = models.fingerprint(pipe)
-            arguments = dict(weights=weights, guidance_scale=self.guidance_scale, num_inner_steps=self.cfg.num_inner_steps)
-            for method in (method for method in methods if method.adapter == adapter):
-                found[method.label] = pair_walks.run_pairs(pipe, self.pairs, method, batch_size=self.cfg.batch_size, **arguments)
-        return {method.label: found[method.label] for method in methods}
+    def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, list[runs.Result]]:
+        """By label every pair's result; see `pair_walks.run_pairs`."""
+        arguments = dict(weights=weights, guidance_scale=self.guidance_scale, num_inner_steps=self.cfg.num_inner_steps)
+        arguments |= dict(batch_size=self.cfg.batch_size)
+        return {row.label: pair_walks.run_pairs(pipe, self.pairs, row.settings, title=row.label, **arguments) for row in rows}
 
-    def record(self, name: str, measured: Measured, methods: Sequence[PairMethod]) -> results.Record:
+    def measure(self, rows: Sequence[Row]) -> dict[str, list[runs.Result]]:
+        """Every row's result of each pair; a model is loaded once for all rows that use it."""
+        return {label: found for label, (found,) in self.measure_all(rows).items()}
+
+    def record(self, name: str, measured: Measured, rows: Sequence[Row]) -> results.Record:
         """The record of a run: `pair_walks.COLUMNS` of every row and pair; each adapter's walk is tested against the base model's."""
-        height, width = self.pairs[0].first.image.shape[-2:]
-        return results.make_record(
+        return self.make_record(
             name,
-            table=None,
-            model=f"{self.cfg.model}, {width} x {height}",
-            items=[pair.id for pair in self.pairs],
-            rows={label: pair_walks.pair_values(found) for label, found in measured.items()},
+            rows,
+            values(measured),
+            items=self.pairs,
+            size=self.pairs[0].first.image.shape[-2:],
+            origins=runs.origins(result for found in measured.values() for result in found),
+            seconds=sum(result["seconds"] for found in measured.values() for result in found),
             conventions=pair_walks.CONVENTIONS,
-            pairs=pair_walks.compared_walks(methods),
+            pairs=pair_walks.compared_walks(rows),
             columns=pair_walks.COLUMNS,
-            seed=self.cfg.seed,
-            provenance=results.provenance(
-                config=self.cfg,
-                models=self.fingerprints,
-                data_hash=results.data_hash(self.pairs),
-                seed=self.cfg.seed,
-                dtype=torch.float32,
-                duration=sum(result["seconds"] for found in measured.values() for result in found),
-                device=self.device,
-            ),
         )
 
     def figure(self, measured: Measured, indices: Sequence[int], frames: int | None = None) -> Figure:
@@ -117,9 +113,6 @@ class PairStudy:
         return f"{index + 1}. {first}" if first == second else f"{index + 1}. A: {first}; B: {second}"
 
 
-def glue_means(prefix: str, measured: Measured) -> None:
-    """Every row's mean of every column, quotable in the book as PREFIX-row-column."""
-    for label, found in measured.items():
-        key = "".join(c if c.isalnum() else "_" for c in label.lower())
-        for name, values in pair_walks.pair_values(found).items():
-            results.glue(f"{prefix}-{key}-{name}", float(np.mean(values)))
+def values(measured: Measured) -> dict[str, dict[str, np.ndarray]]:
+    """Row -> column -> value of each pair: what `results.make_record` takes."""
+    return {label: pair_walks.pair_values(found) for label, found in measured.items()}

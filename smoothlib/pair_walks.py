@@ -7,7 +7,6 @@ two images: a walk that does not reach its ends is not an interpolation.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +23,7 @@ from .metrics import PeakSignalNoiseRatio
 from .metrics.istd import InterpolationStandardDeviation
 from .pairs import ImagePair
 from .pixels import to_uint8
+from .rows import Row, adapter_titles
 from .sampling import encode_prompts
 
 if TYPE_CHECKING:
@@ -44,13 +44,11 @@ NOISE_SEED_STRIDE = 1_000_000_000  # between the noises of one pair; beyond ever
 
 @dataclass(frozen=True)
 class PairMethod:
-    """One row: a way to interpolate, its sampling steps and frames, and the adapter loaded into the model (None: the base model)."""
+    """What a row computes: a way to interpolate, its sampling steps and frames."""
 
-    label: str
     kind: str
     num_inference_steps: int = 50
     frames: int = 11
-    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -59,13 +57,13 @@ class PairMethod:
             level_steps(self.frames, self.num_inference_steps)  # raises where there is no such form
 
 
-def walk_methods(adapters: Sequence[str] = (), *, num_inference_steps: int = 50, frames: int = 11) -> list[PairMethod]:
-    """Stable Diffusion Walk between inverted images, by the base model and with each adapter."""
-    names = ["base", *(Path(adapter).name for adapter in adapters)]
-    if len(set(names)) < len(names):
-        raise ValueError(f"adapters must have different folder names besides 'base', got {', '.join(map(str, adapters))}")
-    loaded = zip(names, (None, *adapters), strict=True)
-    return [PairMethod(f"{name[:1].upper()}{name[1:]} walk", "walk", num_inference_steps, frames, adapter) for name, adapter in loaded]
+def walk_methods(adapters: Sequence[str] = (), *, num_inference_steps: int = 50, frames: int = 11) -> list[Row]:
+    """Stable Diffusion Walk between inverted images, by the base model and with each adapter.
+
+    Raises ValueError where two adapters would give rows of one label.
+    """
+    method = PairMethod("walk", num_inference_steps, frames)
+    return [Row(f"{title} walk", (adapter,), method) for adapter, title in adapter_titles(adapters).items()]
 
 
 def figure3_methods(
@@ -75,20 +73,21 @@ def figure3_methods(
     frames: int = 11,
     anid_steps: Sequence[int] = (50, 200),
     coarse_to_fine_frames: int | None = 17,
-) -> list[PairMethod]:
+) -> list[Row]:
     """All rows of Figure 3, baselines first; the coarse-to-fine form of ANID, which has 2^n + 1 frames, at the most of `anid_steps`."""
-    methods = [PairMethod("VAE interpolation", "vae", frames=frames)]
-    methods += [PairMethod(f"ANID one-level, {steps} steps", "anid", steps, frames) for steps in anid_steps]
+    rows = [Row("VAE interpolation", settings=PairMethod("vae", frames=frames))]
+    rows += [Row(f"ANID one-level, {steps} steps", settings=PairMethod("anid", steps, frames)) for steps in anid_steps]
     if anid_steps and coarse_to_fine_frames is not None:
         steps = max(anid_steps)
-        methods.append(PairMethod(f"ANID coarse to fine, {steps} steps", "anid_coarse_to_fine", steps, coarse_to_fine_frames))
-    return methods + walk_methods(adapters, num_inference_steps=num_inference_steps, frames=frames)
+        method = PairMethod("anid_coarse_to_fine", steps, coarse_to_fine_frames)
+        rows.append(Row(f"ANID coarse to fine, {steps} steps", settings=method))
+    return rows + walk_methods(adapters, num_inference_steps=num_inference_steps, frames=frames)
 
 
-def compared_walks(methods: Sequence[PairMethod]) -> list[tuple[str, str]]:
+def compared_walks(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """What the claim is about: the walk of each adapter against the base model's."""
-    base = [method.label for method in methods if method.kind == "walk" and method.adapter is None]
-    return [(method.label, label) for method in methods if method.adapter is not None for label in base]
+    base = [row.label for row in rows if row.settings.kind == "walk" and row.adapter is None]
+    return [(row.label, label) for row in rows if row.adapter is not None for label in base]
 
 
 class PairWalk:
@@ -158,6 +157,7 @@ def run_pairs(
     pairs: Sequence[ImagePair],
     method: PairMethod,
     *,
+    title: str,
     weights: str,
     guidance_scale: float,
     num_inner_steps: int = 10,
@@ -165,7 +165,7 @@ def run_pairs(
 ) -> list[runs.Result]:
     """Every pair's result by `method` (see `PairWalk`), each stored as soon as it is done (runs/pair_walks), whichever figure asks.
 
-    `weights`: fingerprint of `pipe`; `batch_size`: images in one call of the network.
+    `weights`: fingerprint of `pipe`; `title`: what the progress line says; `batch_size`: images in one call of the network.
     """
     settings = {"weights": weights, "kind": method.kind, "frames": method.frames, "conventions": CONVENTIONS}
     if method.kind != "vae":
@@ -175,7 +175,8 @@ def run_pairs(
     return runs.run_items(
         pairs,
         PairWalk(pipe, method, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, batch_size=batch_size),
-        name=f"pair_walks/{method.label}",
+        name=f"pair_walks/{method.kind}",
+        title=title,
         config=settings | {"smoothlib": smoothlib.__version__},
         batch_size=max(1, batch_size // method.frames),
         device=pipe.device,

@@ -3,7 +3,7 @@
 import datetime
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import torch
 from . import __version__, paths
 from .config import config_hash, plain
 from .machine import machine
-from .runs import computed_on, item_key
-from .staleness import module_hashes
+from .runs import Origin, item_key
+from .staleness import modules_behind, united
 
 PACKAGES = (
     "torch torchvision diffusers transformers peft accelerate safetensors torchmetrics lpips scikit-image numpy scipy pillow".split()
@@ -29,14 +29,21 @@ def provenance(
     seed: int,
     dtype: torch.dtype | str,
     duration: float,
+    origins: Iterable[Origin],
+    code: Sequence[str] = (),
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Everything a recorded number must carry, in JSON's types.
 
     `config`: the resolved configuration (dataclass or dict). `models`: name -> fingerprint of the weights, adapters included. `data_hash`:
-    the function of this name says. `duration`: seconds that the computation took.
+    the function of this name says. `duration`: seconds that the computation took. `origins`: those of all per-item results behind the
+    record (`runs.origins`). `code`: the modules that turned these into the record's values.
+
+    `modules` of the answer are the record's code: that which computed the per-item results, whenever that was, and that which made values
+    of them in this process. A module that was not the same for all has the list of its hashes.
     """
     commit, dirty = revision()
+    origins = list(origins)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
@@ -49,11 +56,17 @@ def provenance(
         "dtype": str(dtype).removeprefix("torch."),
         "duration_seconds": round(float(duration), 1),
         "machine": machine(device),  # that made the record
-        "computed_on": computed_on(),  # those that the per-item results come from
+        "computed_on": computed_on(origins),  # those that the per-item results come from
         "python": platform.python_version(),
-        "modules": module_hashes(),  # the code: see smoothlib.staleness
+        "modules": united([*(origin.modules for origin in origins), modules_behind("statistics", *code)]),
         "versions": {"smoothlib": __version__} | {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def computed_on(origins: Iterable[Origin]) -> list[dict[str, str]]:
+    """Device, its name and torch's version of every machine that computed some of the results."""
+    machines = [{"device": origin.device, "name": origin.name, "torch": origin.torch} for origin in origins]
+    return [one for i, one in enumerate(machines) if one not in machines[:i]]
 
 
 def data_hash(items: Iterable[Any]) -> str:

@@ -20,6 +20,7 @@ from .datasets import Item
 from .inversion import ddim_invert, null_text_inversion
 from .metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
 from .pixels import to_uint8
+from .rows import Row, adapter_titles
 from .sampling import decode_latents, encode_images, encode_prompts, sample
 
 if TYPE_CHECKING:
@@ -36,13 +37,12 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class Method:
-    """One row of Table 2: a procedure, the guidance scale it samples with, and the adapter loaded into the model (None: the base model)."""
+    """What a row of Table 2 computes: a procedure and the guidance scale it samples with; for `nti` its optimiser (None: the study's)."""
 
-    label: str
     kind: str
     guidance_scale: float = 1.0
-    adapter: str | None = None
-    paper_row: str | None = None
+    num_inner_steps: int | None = None
+    null_text_lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -51,27 +51,26 @@ class Method:
             raise ValueError("guidance_scale must differ from 1 for nti: at 1 the null embedding has no effect")
 
 
-def table2_methods(guidance_scale: float, adapters: Sequence[str] = (), null_text: bool = True) -> list[Method]:
-    """Table 2's rows for the base model and each adapter; DDIM at guidance 1 and at `guidance_scale`: the paper does not say which."""
-    methods = [Method("VAE reconstruction", "vae", paper_row="VAE Reconstruction")]
-    names = [Path(adapter).name for adapter in adapters]
-    if len(set(names)) < len(names):
-        raise ValueError(f"adapters must have different folder names, got {', '.join(map(str, adapters))}")
-    for adapter, name in zip((None, *adapters), ("base", *names), strict=True):
-        title = name[:1].upper() + name[1:]
-        paper = {"base": "Stable Diff.", "smooth": "Smooth Diff."}.get(name)
-        row = {kind: f"{paper} + {kind}" if paper else None for kind in ("DDIM", "NTI")}
-        methods.append(Method(f"{title} + DDIM, guidance 1", "ddim", 1.0, adapter, row["DDIM"]))
+def table2_methods(guidance_scale: float, adapters: Sequence[str] = (), null_text: bool = True) -> list[Row]:
+    """Table 2's rows for the base model and each adapter; DDIM at guidance 1 and at `guidance_scale`: the paper does not say which.
+
+    Raises ValueError where two adapters would give rows of one label.
+    """
+    rows = [Row("VAE reconstruction", settings=Method("vae"), paper_row="VAE Reconstruction")]
+    for adapter, title in adapter_titles(adapters).items():
+        paper = "Stable Diff." if adapter is None else "Smooth Diff." if Path(adapter).name == "smooth" else None
+        ddim, nti = (f"{paper} + {kind}" if paper else None for kind in ("DDIM", "NTI"))
+        rows.append(Row(f"{title} + DDIM, guidance 1", (adapter,), Method("ddim", 1.0), ddim))
         if guidance_scale != 1:
-            methods.append(Method(f"{title} + DDIM, guidance {guidance_scale:g}", "ddim", guidance_scale, adapter, row["DDIM"]))
+            rows.append(Row(f"{title} + DDIM, guidance {guidance_scale:g}", (adapter,), Method("ddim", guidance_scale), ddim))
             if null_text:
-                methods.append(Method(f"{title} + NTI, guidance {guidance_scale:g}", "nti", guidance_scale, adapter, row["NTI"]))
-    return methods
+                rows.append(Row(f"{title} + NTI, guidance {guidance_scale:g}", (adapter,), Method("nti", guidance_scale), nti))
+    return rows
 
 
-def compared_pairs(methods: Sequence[Method]) -> list[tuple[str, str]]:
+def compared_pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The pairs of rows that the paper's claims are about: NTI against DDIM, each adapter against the base model, NTI against the VAE."""
-    by_key = {(m.kind, m.guidance_scale, m.adapter): m.label for m in methods}
+    by_key = {(row.settings.kind, row.settings.guidance_scale, row.adapter): row.label for row in rows}
     pairs = []
     for (kind, guidance_scale, adapter), label in by_key.items():
         if kind == "nti":
@@ -97,8 +96,7 @@ def reconstruct(
     """Reconstruct a batch of images (B, 3, H, W) in [-1, 1] with their prompts.
 
     Returns the reconstructions, alike, and facts per image (B,): for `nti` the optimiser steps taken and the last step's loss.
-    The pipeline must already carry `method.adapter`. `pivots`: the images' DDIM inversion with their prompts at guidance 1, where it has
-    been computed before (see `invert`).
+    `pivots`: the images' DDIM inversion with their prompts at guidance 1, where it has been computed before (see `invert`).
     """
     if method.kind == "vae":
         return decode_latents(pipe, encode_images(pipe, images)), {}
@@ -138,8 +136,9 @@ class ReconstructionScores:
 class Reconstruction:
     """The procedure that `runs.run_items` calls: items in; per item metrics, image (uint8, (3, H, W)), seconds and facts out.
 
-    `pivots`: inversions by item id, (T + 1, 4, h, w) each, of this model and number of steps; missing ones are added, so that the rows of a
-    model that share the mapping invert an image once.
+    `pivots`: inversions of batches, (T + 1, B, 4, h, w) each, of this model and number of steps, by the keys of their items' content;
+    missing ones are added, so that the rows of a model that share the mapping invert an image once. Whole batches, because an image's
+    inversion is the same to the last bit in the same batch alone.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class Reconstruction:
         num_inference_steps: int,
         num_inner_steps: int = 10,
         null_text_lr: float = 1e-2,
-        pivots: MutableMapping[str, Tensor] | None = None,
+        pivots: MutableMapping[tuple[str, ...], Tensor] | None = None,
     ) -> None:
         self.pipe, self.method = pipe, method
         self.steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps, null_text_lr=null_text_lr)
@@ -159,12 +158,11 @@ class Reconstruction:
 
     def _inverted(self, items: list[Item]) -> Tensor:
         """The pivots of `items`, (T + 1, B, 4, h, w)."""
-        missing = [item for item in items if item.id not in self.pivots]
-        if missing:
-            images, prompts = torch.stack([item.image for item in missing]), [item.caption for item in missing]
-            found = invert(self.pipe, images, prompts, num_inference_steps=self.steps["num_inference_steps"]).cpu()
-            self.pivots.update({item.id: found[:, i] for i, item in enumerate(missing)})
-        return torch.stack([self.pivots[item.id] for item in items], dim=1).to(self.pipe.device)
+        batch = tuple(runs.item_key(item) for item in items)
+        if batch not in self.pivots:
+            images, prompts = torch.stack([item.image for item in items]), [item.caption for item in items]
+            self.pivots[batch] = invert(self.pipe, images, prompts, num_inference_steps=self.steps["num_inference_steps"]).cpu()
+        return self.pivots[batch].to(self.pipe.device)
 
     def __call__(self, items: list[Item]) -> list[Mapping[str, float | np.ndarray]]:
         """Results of a batch of items, in order."""
@@ -183,7 +181,7 @@ class Reconstruction:
 def run_methods(
     pipe: "StableDiffusionPipeline",
     items: Sequence[Item],
-    methods: Sequence[Method],
+    rows: Sequence[Row],
     *,
     weights: str,
     num_inference_steps: int,
@@ -191,18 +189,26 @@ def run_methods(
     null_text_lr: float,
     batch_size: int,
 ) -> dict[str, list[runs.Result]]:
-    """By label of `methods`, all of the adapter that `pipe` carries, every item's result (see `Reconstruction`).
+    """By label of `rows`, whose settings are `Method`s and whose adapter `pipe` carries, every item's result (see `Reconstruction`).
 
-    Each result is stored as soon as its batch is done (runs/table2_recon): what Table 2 has reconstructed, Figures 4 and 9 read, and the
+    Each result is stored as soon as its batch is done (runs/reconstruction): what Table 2 has reconstructed, Figures 4 and 9 read, and the
     other way round. `weights`: fingerprint of `pipe`.
     """
-    steps = dict(num_inference_steps=num_inference_steps, num_inner_steps=num_inner_steps, null_text_lr=null_text_lr)
-    pivots: dict[str, Tensor] = {}  # an inversion of 50 steps is 0.2 MB here, 3.3 MB for Stable Diffusion 1.5: kept while the rows need it
-    return {
-        method.label: runs.run_items(
+    # An inversion of 50 steps is 0.2 MB here, 3.3 MB for Stable Diffusion 1.5: kept while the rows need it.
+    pivots: dict[tuple[str, ...], Tensor] = {}
+    found = {}
+    for row in rows:
+        method: Method = row.settings
+        steps = dict(
+            num_inference_steps=num_inference_steps,
+            num_inner_steps=num_inner_steps if method.num_inner_steps is None else method.num_inner_steps,
+            null_text_lr=null_text_lr if method.null_text_lr is None else method.null_text_lr,
+        )
+        found[row.label] = runs.run_items(
             items,
             Reconstruction(pipe, method, pivots=pivots, **steps),
-            name=f"table2_recon/{method.label}",
+            name=f"reconstruction/{method.kind}",
+            title=row.label,
             config={
                 "weights": weights,
                 "kind": method.kind,
@@ -215,5 +221,4 @@ def run_methods(
             batch_size=batch_size,
             device=pipe.device,
         )
-        for method in methods
-    }
+    return found

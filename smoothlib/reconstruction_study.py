@@ -1,17 +1,23 @@
-"""What the notebooks of Figures 4 and 9 share: their parameters, the images, the rows, the picture.
+"""What Table 2, Figures 4 and 9 and the page on null-text inversion share: their parameters, images, rows, record and pictures.
 
 study = ReconstructionStudy(config.configuration(globals(), **PARAMETERS))
-figure = study.figure(study.measure(study.methods))
+measured = study.measure(study.rows)
+record = study.record("table2_recon", measured, study.rows, table="table2", pairs=reconstruction.compared_pairs(study.rows))
 """
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from . import config, datasets, figures, models, reconstruction, runs
-from .reconstruction import Method
-from .study_setup import DEVICE, check_adapters, chosen_adapters, chosen_device, errors_in_one_sentence
+from . import config, datasets, figures, reconstruction, results, runs
+from .rows import Row
+from .study_base import BaseStudy
+from .study_setup import DEVICE, check_adapters, chosen_adapters, errors_in_one_sentence
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 PARAMETERS = {
     "model": config.Text(),
@@ -28,27 +34,32 @@ PARAMETERS = {
     "seed": config.Integer(0),
     "device": DEVICE,
 }
+TABLE_PARAMETERS = {name: field for name, field in PARAMETERS.items() if name != "skip"} | {
+    "num_images": config.Integer(2, 5000),
+    "null_text": config.Boolean(),
+}
 Measured = Mapping[str, Sequence[runs.Result]]  # row -> result of each image
 
 
-class ReconstructionStudy:
-    """The images and the rows of Table 2: `methods` for the base model and the adapters asked for, or `smooth` where it has been trained.
+class ReconstructionStudy(BaseStudy):
+    """The images and the rows of Table 2: `rows` for the base model and the adapters asked for, or `smooth` where it has been trained.
 
     Args:
-        cfg: a configuration with `PARAMETERS`.
+        cfg: a configuration with `PARAMETERS` or `TABLE_PARAMETERS`.
 
     Raises:
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
     """
 
     def __init__(self, cfg: SimpleNamespace) -> None:
-        self.cfg = cfg
-        self.device, adapters = chosen_device(cfg.device), chosen_adapters(cfg.adapters)
+        super().__init__(cfg)
+        adapters = chosen_adapters(cfg.adapters)
         check_adapters(adapters)
         with errors_in_one_sentence():
-            guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
-            self.methods = reconstruction.table2_methods(guidance_scale, adapters)
-            self.items = self._items(cfg.num_images, cfg.skip)
+            self.guidance_scale = self.guidance_of(cfg.model)
+            self.rows = reconstruction.table2_methods(self.guidance_scale, adapters, null_text=getattr(cfg, "null_text", True))
+            self.items = self._items(cfg.num_images, getattr(cfg, "skip", 0))
+            datasets.check_ids(self.items)
 
     def _items(self, count: int, skip: int) -> list[datasets.Item]:
         """`count` images of the seeded choice after the first `skip`: a larger choice with the same seed keeps the smaller one's."""
@@ -56,16 +67,37 @@ class ReconstructionStudy:
         skipped = {item.id for item in datasets.load_items(limit=skip, **source)} if skip else set()
         return [item for item in datasets.load_items(limit=skip + count, **source) if item.id not in skipped]
 
-    def measure(self, methods: Sequence[Method]) -> dict[str, list[runs.Result]]:
-        """Every method's result of each image; a model is loaded once for all methods that use it."""
-        found: dict[str, list[runs.Result]] = {}
+    def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, list[runs.Result]]:
+        """By label every image's result; see `reconstruction.run_methods`."""
         names = ("num_inference_steps", "num_inner_steps", "null_text_lr", "batch_size")
-        arguments = {name: getattr(self.cfg, name) for name in names}
-        for adapter in dict.fromkeys(method.adapter for method in methods):
-            pipe = models.load_pipeline(self.cfg.model, adapter=adapter, device=self.device)
-            chosen = [method for method in methods if method.adapter == adapter]
-            found |= reconstruction.run_methods(pipe, self.items, chosen, weights=models.fingerprint(pipe), **arguments)
-        return {method.label: found[method.label] for method in methods}
+        return reconstruction.run_methods(pipe, self.items, rows, weights=weights, **{name: getattr(self.cfg, name) for name in names})
+
+    def row_fields(self, row: Row) -> dict[str, Any]:
+        """See `BaseStudy.row_fields`; the optimiser's settings are those of the row or the study, where it has one."""
+        fields = super().row_fields(row)
+        for name in ("num_inner_steps", "null_text_lr"):
+            own = fields.pop(name)
+            if row.settings.kind == "nti":
+                fields[name] = getattr(self.cfg, name) if own is None else own
+        return fields
+
+    def measure(self, rows: Sequence[Row]) -> dict[str, list[runs.Result]]:
+        """Every row's result of each image; a model is loaded once for all rows that use it."""
+        return {label: found for label, (found,) in self.measure_all(rows).items()}
+
+    def record(self, name: str, measured: Measured, rows: Sequence[Row], **more: Any) -> results.Record:
+        """The record of a run: the four metrics of every row and image; `more` as for `results.make_record`."""
+        return self.make_record(
+            name,
+            rows,
+            values(measured),
+            items=self.items,
+            size=self.items[0].image.shape[-2:],
+            origins=runs.origins(result for found in measured.values() for result in found),
+            seconds=sum(result["seconds"] for found in measured.values() for result in found),
+            conventions=reconstruction.CONVENTIONS,
+            **more,
+        )
 
     def figure(self, measured: Measured, indices: Sequence[int] | None = None) -> Figure:
         """The images `indices` (None: all) above their reconstructions, one row a method, with PSNR and LPIPS under each."""
@@ -78,6 +110,17 @@ class ReconstructionStudy:
             grid, row_labels=labels, column_labels=numbers, cell_labels=[[None] * len(indices), *scores], cell_size=1.0
         )
 
+    def ranked_figure(self, measured: Measured, num_each: int = 2) -> Figure:
+        """The worst, the median and the best images of the last row of the base model, by PSNR: chosen by rank, not by eye."""
+        base = [row.label for row in self.rows if row.adapter is None and row.label in measured]
+        return figures.reconstruction_figure(
+            [item.image for item in self.items],
+            {label: [result["image"] for result in found] for label, found in measured.items()},
+            {label: [result["psnr"] for result in found] for label, found in measured.items()},
+            rank_by=base[-1],
+            num_each=num_each,
+        )
+
     def slider(self, measured: Measured) -> figures.Widget:
         """Each image under a slider that wipes from the source to its reconstruction by each method."""
         shown = [(i, label) for i in range(len(self.items)) for label in measured]
@@ -86,3 +129,8 @@ class ReconstructionStudy:
             labels=[f"{i + 1}. {self.items[i].caption}: {label}, {measured[label][i]['psnr']:.1f} dB" for i, label in shown],
             alt="Source images and their reconstructions on top of each other",
         )
+
+
+def values(measured: Measured) -> dict[str, dict[str, list[float]]]:
+    """Row -> metric -> value of each image: what `results.make_record` takes."""
+    return {label: {metric: [r[metric] for r in found] for metric in reconstruction.CONVENTIONS} for label, found in measured.items()}

@@ -10,6 +10,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,9 @@ import pandas as pd
 
 from . import paths
 from .config import plain
+from .files import atomic_write
 from .paper import PaperTable, load_paper_table
 from .provenance import data_hash, provenance
-from .runs import atomic_write
 from .staleness import stale, staleness_note
 from .statistics import compare_rows, mean_interval
 from .tables import ComparisonTable, Record, paired_tests
@@ -45,6 +46,7 @@ def make_record(
     rows: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]],
     provenance: Mapping[str, Any],
     paper_rows: Mapping[str, str] | None = None,
+    row_fields: Mapping[str, Mapping[str, Any]] | None = None,
     conventions: Mapping[str, str] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
     columns: Mapping[str, Mapping[str, str]] | None = None,
@@ -57,6 +59,7 @@ def make_record(
     rows: row label -> metric -> one value per item, in the order of `items` (their ids). The metrics are those of the paper's `table` and
         of `columns`; any where `table` is None: the paper has none.
     paper_rows: row label -> label of the paper's row that it answers to.
+    row_fields: row label -> what the row is, for programs to go by: adapters, weights, trainings, settings. A label is for show.
     conventions: metric -> range, window, network.
     pairs: rows to compare, one Holm family.
     columns: metric -> label and direction ("up" or "down" is better, or "none") of metrics that the paper's table has not.
@@ -67,7 +70,11 @@ def make_record(
     """
     paper = load_paper_table(table).extended(columns or {}) if table is not None else None
     paper_rows = dict(paper_rows or {})
+    if repeated := [item for item, count in Counter(items).items() if count > 1]:
+        raise ValueError(f"items has {repeated[0]!r} more than once, but must be different ids.")
     _check_rows(rows, len(items), paper, paper_rows)
+    if row_fields and row_fields.keys() != rows.keys():
+        raise ValueError(f"row_fields has the rows {', '.join(map(repr, row_fields))}, but must have {', '.join(map(repr, rows))}.")
     measured = {
         label: {
             "paper_row": paper_rows.get(label),
@@ -83,7 +90,7 @@ def make_record(
         measured[label]["metrics"] |= whole
     comparisons = [asdict(comparison) for comparison in compare_rows(rows, pairs, seed=seed)]
     content = (SCHEMA, name, table, model, list(items), dict(conventions or {}), measured, comparisons, dict(provenance))
-    extra = {key: value for key, value in (("columns", columns), ("facts", facts)) if value}
+    extra = {key: value for key, value in (("row_fields", row_fields), ("columns", columns), ("facts", facts)) if value}
     return plain(dict(zip(KEYS, content, strict=True)) | extra, "record")
 
 

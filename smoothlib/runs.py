@@ -1,20 +1,26 @@
 """Do each item once: per-item results that survive a kill, are shared between processes, and are recomputed only when something that
-determines them has changed.
+determines them has changed: an item, a setting, or the code.
 
-A result is one file, `root/name/<config hash>/<item key>.npz`, written under a temporary name, flushed and moved into place: under its
-final name it is always complete. Everything besides the item that determines a result belongs in `config`: fingerprints, settings, seed.
+A result is one file, `root/name/<config hash>/<code id>/<item key>.npz`, written under a temporary name, flushed and moved into place:
+under its final name it is always complete, and it is taken only where it was stored. Everything besides item and code that determines a
+result belongs in `config`: fingerprints, settings, seed. The code is the modules behind the procedure (`staleness.modules_behind`);
+`code.json` in its folder lists them with their hashes.
+
+What other code has computed stays where it is, and is not taken by default: whoever edits a procedure and runs it again asks for what it
+computes now, and a record of several codes' results would be nobody's. Comments and docstrings are no part of the code. An edit that cannot
+change a value, such as a refactoring, need not cost hours: with SMOOTHLIB_REUSE=1 in the environment results of other code are taken where
+the present one has none. They carry that code into the record, which then says that it is older than the present one.
 """
 
+import functools
 import hashlib
-import io
+import inspect
 import json
 import os
 import re
-import uuid
-import zipfile
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +29,18 @@ import torch
 
 from . import paths
 from .config import config_hash, plain
+from .files import atomic_write
 from .machine import machine
 from .progress import progress_bar
+from .staleness import OUTSIDE, modules_behind, package_modules
+from .stored import Origin, Result, item_key, numeric_array, read_stored, store_result
 
-Result = dict[str, float | np.ndarray]
+REUSE = "SMOOTHLIB_REUSE"
+CODE = "code.json"  # beside the results of one code: its modules and their hashes
+
 Procedure = Callable[[list[Any]], Sequence[Mapping[str, Any]]]
 Batch = dict[str, Any]  # item key -> item
 Store = Callable[[Batch, list], None]
-DIGEST = hashlib.sha256().digest_size
-MACHINES = "machines.json"  # beside a run's results: the machines that computed them
-_machines_seen: list[dict[str, str]] = []
 
 
 def run_items(
@@ -45,6 +53,7 @@ def run_items(
     root: str | Path | None = None,
     executor: Executor | None = None,
     progress: bool = True,
+    title: str | None = None,
     allow_nonfinite: bool = False,
     device: torch.device | str = "cpu",
 ) -> list[Result]:
@@ -52,9 +61,12 @@ def run_items(
 
     `procedure` takes a list of up to `batch_size` items and returns one dict per item, of numbers and numeric arrays (tensors too); it runs
     in this process, or through any `concurrent.futures` executor (then it and the items must be picklable; storage stays here).
-    Batches have fixed positions in `items`: a resumed run forms the same batches as an unbroken one, less the items already done.
+    Batches have fixed positions in `items`. One that lacks a result is computed whole, and only what was missing is stored: a run that was
+    killed in the middle of a batch ends with bit for bit the results of an unbroken one. (An item that another table had in a batch with
+    other items keeps that result; the batch changes it by rounding alone.)
     A batch that raises ends the run, after the results of all other batches that were done or under way are stored.
-    `device`: where `procedure` computes; it is kept with the results (`computed_on`) and does not determine them.
+    `title`: what the progress line says (`name`). `device`: where `procedure` computes; it does not determine the results, but each carries
+    it in its `origin`, with the code.
 
     Raises ValueError where the procedure returns the wrong number of results, something not numeric, or (unless `allow_nonfinite`) NaN or
     infinity; the sentence names item and key, and the batch's sound results are stored first.
@@ -62,44 +74,111 @@ def run_items(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
     keys = [item_key(item) for item in items]
-    folder = run_folder(name, config, root=root)
-    results = _read_stored(dict.fromkeys(keys), folder)
+    run = _Run(run_folder(name, config, root=root), procedure, device, allow_nonfinite)
+    results = run.stored(dict.fromkeys(keys))
+    results |= run.of_other_code([key for key in dict.fromkeys(keys) if key not in results], title or name)
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}  # a repeated item belongs to the batch of its first place
     spans = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
-    batches = [batch for span in spans if (batch := {keys[i]: items[i] for i in span if keys[i] not in results})]
+    batches = [{keys[i]: items[i] for i in span if first[keys[i]] == i} for span in spans]
+    batches = [batch for batch in batches if not batch.keys() <= results.keys()]
     if batches:
-        atomic_write(folder / "config.json", json.dumps(plain(config), indent=1, sort_keys=True).encode())
-        _note_machine(folder, device)
-    with progress_bar(name, total=len(set(keys)), initial=len(results), enabled=progress) as advance_to:
+        run.begin(config)
+    with progress_bar(title or name, total=len(set(keys)), initial=len(results), enabled=progress) as advance_to:
 
         def store(batch: Batch, outputs: list) -> None:
             try:
-                _store_batch(batch, outputs, folder, results, allow_nonfinite)
+                run.store(batch, outputs, results)
             finally:
                 advance_to(len(results))
 
         if executor is None:
-            _run_here(batches, procedure, store, folder, results)
+            _run_here(batches, procedure, store, run, results)
         else:
             _run_elsewhere(batches, procedure, store, executor)
-    _machines_seen.extend(known for known in _machines_of(folder) if known not in _machines_seen)
     return [results[key] for key in keys]
 
 
-def computed_on() -> list[dict[str, str]]:
-    """Device, its name and torch's version of every machine that computed results which this process has had from `run_items`."""
-    return list(_machines_seen)
+def origins(results: Iterable[Result]) -> tuple[Origin, ...]:
+    """The different codes and machines that `results` come from."""
+    return tuple(dict.fromkeys(result.origin for result in results))
 
 
-def _machines_of(folder: Path) -> list[dict[str, str]]:
-    file = folder / MACHINES
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+class _Run:
+    """The stored results of one name and configuration, and the code that computes here."""
+
+    def __init__(self, folder: Path, procedure: Procedure, device: torch.device | str, allow_nonfinite: bool) -> None:
+        self.whole, self.allow_nonfinite = folder, allow_nonfinite
+        modules = code_of(procedure)
+        here = machine(device)
+        self.origin = Origin(config_hash(modules), here["device"], here["name"], torch.__version__, modules)
+        self.folder = folder / self.origin.code
+
+    def stored(self, keys: Iterable[str]) -> dict[str, Result]:
+        """What the present code has stored of `keys`."""
+        return read_stored(keys, self.folder, self.origin.modules)
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Say what the results that follow are of."""
+        atomic_write(self.whole / "config.json", json.dumps(plain(config), indent=1, sort_keys=True).encode())
+        atomic_write(self.folder / CODE, json.dumps(self.origin.modules, indent=1).encode())
+
+    def store(self, batch: Batch, outputs: list, results: dict[str, Result]) -> None:
+        """Check the batch's outputs; store those that `results` lacks, and add them to it."""
+        problem = None
+        for (key, item), output in zip(batch.items(), outputs, strict=True):
+            try:
+                result = _checked(output, str(getattr(item, "id", key)), self.allow_nonfinite)
+            except ValueError as error:
+                problem = problem or error
+                continue
+            if key not in results:
+                result.origin = self.origin
+                store_result(self.folder / f"{key}.npz", result)
+                results[key] = result
+        if problem is not None:
+            raise problem
+
+    def of_other_code(self, missing: Sequence[str], title: str) -> dict[str, Result]:
+        """With `REUSE` what other code has stored of `missing`, the latest first; without, nothing: it is computed again. Says so."""
+        reuse, found, there, last = os.environ.get(REUSE, "0") not in ("", "0"), {}, set(), None
+        folders = [file.parent for file in sorted(self.whole.glob(f"*/{CODE}"), key=lambda file: -file.stat().st_mtime)] if missing else []
+        for folder in folders:
+            modules = _modules_in(folder)
+            keys = [key for key in missing if key not in there and (folder / f"{key}.npz").is_file()]
+            if folder != self.folder and modules is not None and keys:
+                stored = read_stored(keys, folder, modules) if reuse else {}
+                found, there, last = found | stored, there | set(stored if reuse else keys), last or modules
+        if there:
+            changed = sorted({f"smoothlib.{name}" for name, _ in last.items() ^ self.origin.modules.items()})
+            said = f"{title}: {len(there)} of {len(missing)} missing results were computed by other code "
+            said += f"({', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed)"
+            end = f" and are taken as they are, because {REUSE} is set: their record will say so."
+            print(said + (end if reuse else f" and are computed again; {REUSE}=1 takes them as they are."), file=sys.stderr)
+        return found
 
 
-def _note_machine(folder: Path, device: torch.device | str) -> None:
-    here = {name: value for name, value in machine(device).items() if name in ("device", "name")} | {"torch": torch.__version__}
-    known = _machines_of(folder)
-    if here not in known:
-        atomic_write(folder / MACHINES, json.dumps([*known, here], indent=1).encode())
+def code_of(procedure: Procedure) -> dict[str, str]:
+    """The modules behind a procedure and their hashes; of one from outside the package its own source, and all modules."""
+    while isinstance(procedure, functools.partial):
+        procedure = procedure.func
+    owner = procedure if inspect.isroutine(procedure) else type(procedure)
+    package, _, module = (owner.__module__ or "").partition(".")
+    if package == __package__:
+        return modules_behind(module, "runs")
+    try:
+        source = inspect.getsource(owner)
+    except (OSError, TypeError):
+        source = ""
+    return {OUTSIDE: hashlib.sha256(source.encode()).hexdigest()[:16], **package_modules()}
+
+
+def _modules_in(folder: Path) -> dict[str, str] | None:
+    """The modules that `code.json` in the folder of one code lists; None where they are not those that gave the folder its name."""
+    try:
+        modules = json.loads((folder / CODE).read_text(encoding="utf-8"))
+        return modules if config_hash(modules) == folder.name else None
+    except (OSError, ValueError):
+        return None
 
 
 def run_folder(name: str, config: Mapping[str, Any], *, root: str | Path | None = None) -> Path:
@@ -109,41 +188,12 @@ def run_folder(name: str, config: Mapping[str, Any], *, root: str | Path | None 
     return Path(root or paths.RUNS) / name / config_hash(config)
 
 
-def item_key(item: Any) -> str:
-    """The item's `.key` if it has one, else a hash of its content (id, caption and image bytes; any nesting of numbers, texts, arrays)."""
-    key = getattr(item, "key", None)
-    if isinstance(key, str) and re.fullmatch(r"\w[\w.+-]{0,99}", key):
-        return key
-    digest = hashlib.sha256()
-    _feed(digest, item if key is None else key)
-    return digest.hexdigest()[:32]
-
-
-def _feed(digest: Any, value: Any) -> None:
-    """Feed `value` to the hash with type, shape and length in front, so that different values never give the same bytes."""
-    if is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        value = [entry for pair in sorted(value.items()) for entry in pair]
-    if isinstance(value, list | tuple):
-        digest.update(f"list {len(value)}\n".encode())
-        for entry in value:
-            _feed(digest, entry)
-    elif value is None or isinstance(value, bool | int | float | str | bytes):
-        content = value if isinstance(value, bytes) else str(value).encode()
-        digest.update(f"{type(value).__name__} {len(content)}\n".encode() + content)
-    else:
-        array = np.ascontiguousarray(_numeric_array(value, "The item's content"))
-        digest.update(f"{array.dtype.str} {array.shape}\n".encode() + array.tobytes())
-
-
-def _run_here(batches: list[Batch], procedure: Procedure, store: Store, folder: Path, results: dict[str, Result]) -> None:
+def _run_here(batches: list[Batch], procedure: Procedure, store: Store, run: _Run, results: dict[str, Result]) -> None:
     for batch in batches:
         # Another process may be at the same run: what it has stored since is read, not done again.
-        results |= _read_stored(batch, folder)
-        missing = {key: item for key, item in batch.items() if key not in results}
-        if missing:
-            store(missing, _outputs(procedure, list(missing.values())))
+        results |= run.stored(key for key in batch if key not in results)
+        if not batch.keys() <= results.keys():
+            store(batch, _outputs(procedure, list(batch.values())))
 
 
 def _run_elsewhere(batches: list[Batch], procedure: Procedure, store: Store, executor: Executor) -> None:
@@ -176,81 +226,14 @@ def _outputs(procedure: Procedure, items: list[Any]) -> list[Mapping[str, Any]]:
     return outputs
 
 
-def _store_batch(batch: Batch, outputs: list, folder: Path, results: dict[str, Result], allow_nonfinite: bool) -> None:
-    problem = None
-    for (key, item), output in zip(batch.items(), outputs, strict=True):
-        try:
-            result = _checked(output, str(getattr(item, "id", key)), allow_nonfinite)
-        except ValueError as error:
-            problem = problem or error
-            continue
-        store_result(folder / f"{key}.npz", result)
-        results[key] = result
-    if problem is not None:
-        raise problem
-
-
 def _checked(output: Mapping[str, Any], item: str, allow_nonfinite: bool) -> Result:
     if not output:
         raise ValueError(f"The procedure returned nothing for item {item}.")
-    result: Result = {}
+    result = Result()
     for key, value in output.items():
-        array = _numeric_array(value, f"The result {key} of item {item}")
+        array = numeric_array(value, f"The result {key} of item {item}")
         if not allow_nonfinite and not np.isfinite(array).all():
             found = array if array.ndim == 0 else "not finite everywhere"
             raise ValueError(f"The result {key} of item {item} is {found}, but must be finite.")
         result[key] = float(array) if array.ndim == 0 else array
     return result
-
-
-def _numeric_array(value: Any, what: str) -> np.ndarray:
-    try:
-        array = value.numpy(force=True) if hasattr(value, "detach") else np.asarray(value)
-    except TypeError:  # bfloat16 and the like
-        array = np.asarray(None)
-    if array.dtype.kind not in "biuf":
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise ValueError(f"{what} is {kind}, but must be a number or an array of a type that NumPy has.")
-    return array
-
-
-def _read_stored(keys: Iterable[str], folder: Path) -> dict[str, Result]:
-    return {key: result for key in keys if (result := load_result(folder / f"{key}.npz")) is not None}
-
-
-def store_result(file: Path, result: Result) -> None:
-    """Write one result as an .npz without pickle, whose archive comment is the SHA-256 of all before it."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez would refuse keys such as "file"
-        archive.comment = bytes(DIGEST)
-        for key, value in result.items():
-            with archive.open(f"{key}.npy", "w") as entry:
-                np.lib.format.write_array(entry, np.asarray(value), allow_pickle=False)
-    content = buffer.getvalue()[:-DIGEST]
-    atomic_write(file, content + hashlib.sha256(content).digest())
-
-
-def load_result(file: Path) -> Result | None:
-    """A stored result, or None where there is none or any bit of it has changed."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
-        return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        return {key: float(array) if (array := stored[key]).ndim == 0 else array for key in stored.files}
-
-
-def atomic_write(file: Path, content: bytes) -> None:
-    """Write so that `file` is at every moment either as before or complete, whatever is killed and whoever else writes it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

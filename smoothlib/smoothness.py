@@ -6,7 +6,7 @@ walks give text alignment. Prompts and noises are the same for all models, so th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -95,15 +95,6 @@ def official_judge(clip: str = "openai/clip-vit-base-patch32") -> Judge:
     return Judge(InceptionFeatures(), CLIPScore(clip), "fid", "clip_score", {}, conventions)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a table: the adapters that answer to it, one per training seed (None: the base model), and the paper's row."""
-
-    label: str
-    adapters: tuple[str | None, ...] = (None,)
-    paper_row: str | None = None
-
-
 def seeds_of(name: str) -> tuple[str, ...]:
     """The adapter `name` and those of its other training seeds, `name-seed1`, `name-seed2`, ..., as far as they are there."""
     return tuple(a for a in models.list_adapters() if a == name or (a.startswith(f"{name}-seed") and a[len(name) + 5 :].isdigit()))
@@ -119,6 +110,7 @@ class Measurement:
     step_distances: np.ndarray
     fingerprint: str
     seconds: float
+    origins: tuple[runs.Origin, ...] = ()
 
 
 def measure(
@@ -128,7 +120,8 @@ def measure(
     prompts: Sequence[Prompt],
     real_features: Tensor,
     *,
-    label: str,
+    weights: str,
+    title: str,
     guidance_scale: float,
     num_inference_steps: int,
     frames: int = 11,
@@ -136,16 +129,16 @@ def measure(
 ) -> Measurement:
     """Walks of `walk_prompts`, images of `prompts`, and their values.
 
-    Items are stored as they are done (runs/smoothness) under the weights and settings, whatever table asks for them. `batch_size`: images
-    in one call of the network.
+    Items are stored as they are done (runs/smoothness) under the weights and settings, whatever table asks for them. `weights`: fingerprint
+    of `pipe`; `title`: what the progress lines call it; `batch_size`: images in one call of the network.
     """
-    weights = models.fingerprint(pipe)
     steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
-    walked = walks.run_walks(pipe, walk_prompts, label=label, weights=weights, frames=frames, batch_size=batch_size, **steps)
+    walked = walks.run_walks(pipe, walk_prompts, title=title, weights=weights, frames=frames, batch_size=batch_size, **steps)
     made = runs.run_items(
         prompts,
         Generation(pipe, **steps),
-        name=f"smoothness/images of {label}",
+        name="smoothness/images",
+        title=f"images of {title}",
         config={"weights": weights, **steps, "smoothlib": smoothlib.__version__},
         batch_size=batch_size,
         device=pipe.device,
@@ -157,20 +150,8 @@ def measure(
     features = judge.image_features(np.stack([m["image"] for m in made]))
     frechet = float(frechet_distance_from_features(features, real_features))
     distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
-    return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in [*walked, *made]))
-
-
-def measure_rows(model: str, rows: Sequence[Row], judge: Judge, *, device: str = "cpu", **arguments: Any) -> dict[str, list[Measurement]]:
-    """Every row's measurements, one per training seed; arguments as for `measure`."""
-    if empty := [row.label for row in rows if not row.adapters]:
-        raise ValueError(f"rows must have at least one adapter each (None is the base model), but {empty[0]!r} has none")
-    found: dict[str, list[Measurement]] = {}
-    for row in rows:
-        found[row.label] = []
-        for adapter in row.adapters:
-            pipe = models.load_pipeline(model, adapter=adapter, device=device)
-            found[row.label].append(measure(pipe, judge, label=adapter or "base", **arguments))
-    return found
+    stored = [*walked, *made]
+    return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in stored), runs.origins(stored))
 
 
 def row_values(measurements: Mapping[str, Sequence[Measurement]]) -> dict[str, dict[str, np.ndarray]]:

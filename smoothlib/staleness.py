@@ -1,27 +1,33 @@
-"""Is a recorded result older than the code that made it? A record holds a hash of every module that could influence it.
+"""Which code makes a result, and is a recorded result older than it? Stored results and records hold a hash of every module behind them.
+
+The modules behind a result are found in the source: the module that computes it, those that this one imports, and so on. What a process
+happens to have imported besides does not count.
 
 A hash is of the module's tokens without comments, docstrings, blank lines and line breaks: editing prose makes no result stale. Tokens, not
 the syntax tree, because `ast.dump` differs between Python versions; f-strings, which are one token before Python 3.12 and several since,
 are taken as one. Needs nothing outside the standard library, so that the book's build can ask too.
 """
 
+import ast
 import hashlib
 import io
-import sys
 import token
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UNKNOWN", "module_hashes", "source_hash", "stale", "staleness_note"]
+__all__ = ["UNKNOWN", "modules_behind", "package_modules", "source_hash", "stale", "staleness_note", "united"]
+
+Modules = Mapping[str, str]  # relative dotted name -> hash of its source
 
 UNKNOWN = "unknown"  # what `stale` answers for a record that holds no hashes
+OUTSIDE = "(procedure)"  # stands for the source of a procedure that is not of this package
 # Modules and packages that cannot change a measured value, and why. Besides these, `__init__` files: they only give names.
 WITHOUT_INFLUENCE = frozenset(
     "results tables paper claims evidence status figures provenance machine staleness "  # show, store and judge what was measured
-    "config paths progress cards".split()  # settings as resolved and fingerprints of weights are in the record; places; messages
+    "config paths progress cards files rows".split()  # settings as resolved and fingerprints of weights are in the record; places; messages
 )
 PACKAGE = Path(__file__).resolve().parent
 FSTRINGS = {  # Python 3.12 on: the token that begins one (t-strings too) -> the token that ends it
@@ -35,27 +41,107 @@ def _file(name: str) -> Path:
 
 
 def _all_sources() -> dict[str, str]:
-    """Relative dotted name -> source of every module of the package that can influence a value."""
-    files = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in sorted(PACKAGE.rglob("*.py"))}
-    counted = {name: file for name, file in files.items() if file.stem != "__init__" and name.partition(".")[0] not in WITHOUT_INFLUENCE}
-    return {name: file.read_text(encoding="utf-8") for name, file in counted.items()}
+    """Relative dotted name -> source of every module; a package's is that of its `__init__` ("" for the whole package's own)."""
+    files = {file.relative_to(PACKAGE).with_suffix("").parts: file for file in sorted(PACKAGE.rglob("*.py"))}
+    return {".".join(part for part in parts if part != "__init__"): file.read_text(encoding="utf-8") for parts, file in files.items()}
 
 
 _AT_IMPORT = _all_sources()  # as they were when this process began: a file that is edited during a long run is not what made its result
 
 
-def module_hashes() -> dict[str, str]:
-    """Relative name -> hash of the modules of smoothlib that this process has in use (`sys.modules`); imports nothing."""
-    used = sorted(name.partition(".")[2] for name in sys.modules if name.startswith("smoothlib."))
-    return {name: source_hash(_AT_IMPORT[name]) for name in used if name in _AT_IMPORT}
+def modules_behind(*names: str) -> dict[str, str]:
+    """Relative name -> hash of every module that can influence what the modules `names` compute: they and all that they import, in turn.
+
+    Imports inside functions count, those for type checkers do not. A name that a package hands on ("from .metrics import X") leads to the
+    module that defines it. Modules without influence on a value neither count nor lead further. Imports nothing.
+
+    Raises ValueError for a name that is no module of the package.
+    """
+    if unknown := [name for name in names if name not in _AT_IMPORT]:
+        raise ValueError(f"names has {unknown[0]!r}, but must be modules of {PACKAGE.name}.")
+    found, waiting = set(), [name for name in names if _counts(name)]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _imports(name, _AT_IMPORT[name])
+    return {name: source_hash(_AT_IMPORT[name]) for name in sorted(found) if not _is_package(name)}
+
+
+def package_modules() -> dict[str, str]:
+    """Relative name -> hash of all modules of the package that can influence a value: what is known of a procedure from elsewhere."""
+    return {name: source_hash(source) for name, source in _AT_IMPORT.items() if _counts(name) and not _is_package(name)}
+
+
+def united(codes: Iterable[Modules]) -> dict[str, str | list[str]]:
+    """The package's modules behind several results; one that was not the same for all has the list of its hashes."""
+    together: dict[str, set[str]] = {}
+    for modules in codes:
+        for name, made_with in modules.items():
+            if name != OUTSIDE:
+                together.setdefault(name, set()).add(made_with)
+    return {name: min(hashes) if len(hashes) == 1 else sorted(hashes) for name, hashes in sorted(together.items())}
+
+
+def _counts(name: str) -> bool:
+    return name in _AT_IMPORT and name.partition(".")[0] not in WITHOUT_INFLUENCE
+
+
+def _is_package(name: str) -> bool:
+    return name == "" or (PACKAGE.joinpath(*name.split(".")) / "__init__.py").is_file()
+
+
+def _imports(name: str, source: str, wanted: str | None = None) -> list[str]:
+    """The modules of the package that `name` imports and that count; `wanted`: those behind this one of its names alone."""
+    found = []
+    for node in _statements_that_run(ast.parse(source)):
+        if isinstance(node, ast.Import) and wanted is None:
+            inside = [alias.name.removeprefix(f"{PACKAGE.name}.") for alias in node.names if alias.name.startswith(f"{PACKAGE.name}.")]
+            found += inside
+        elif isinstance(node, ast.ImportFrom) and (origin := _imported_from(name, node)) is not None:
+            for alias in node.names:
+                if wanted in (None, alias.asname or alias.name):
+                    found += _owners(origin, alias.name)
+    return [module for module in found if _counts(module)]
+
+
+def _imported_from(name: str, node: ast.ImportFrom) -> str | None:
+    """Relative name of the module or package that "from ... import" names in module `name`; None for one of another package."""
+    if not node.level:
+        package, _, rest = (node.module or "").partition(".")
+        return rest if package == PACKAGE.name else None
+    parts = name.split(".") if name else []
+    above = node.level - _is_package(name)  # a package counts from itself
+    return ".".join([*parts[: len(parts) - above], *(node.module or "").split(".")]).strip(".")
+
+
+def _owners(origin: str, name: str) -> list[str]:
+    """The modules that "from origin import name" leads to."""
+    if (submodule := f"{origin}.{name}".strip(".")) in _AT_IMPORT:
+        return [submodule]
+    if not _is_package(origin):
+        return [origin]
+    return _imports(origin, _AT_IMPORT[origin], wanted=name) or ([origin] if origin else [])
+
+
+def _statements_that_run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those below "if TYPE_CHECKING"."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from (inner for branch in node.orelse for inner in (branch, *_statements_that_run(branch)))
+        else:
+            yield node
+            yield from _statements_that_run(node)
 
 
 def stale(record: Mapping[str, Any]) -> list[str]:
-    """The modules that have changed, or gone, since the record was made; ["unknown"] for a record that does not hold their hashes."""
+    """The modules that are not those behind the record: changed, gone, or several; ["unknown"] for a record that holds no hashes."""
     recorded = record["provenance"].get("modules")
     if recorded is None:
         return [UNKNOWN]
-    return [name for name, made_with in recorded.items() if not _file(name).is_file() or _hash_now(name) != made_with]
+    return [
+        name for name, made_with in recorded.items() if not _file(name).is_file() or _hash_now(name) != made_with
+    ]  # one of a list differs
 
 
 def _hash_now(name: str) -> str:

@@ -5,20 +5,26 @@ measured = study.measure(rows)
 record = study.record("table1_istd", "table1", measured, pairs=study.all_pairs(rows))
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from . import config, datasets, figures, generation, models, results, smoothness, walks
+from . import config, datasets, figures, generation, results, smoothness, walks
 from .metrics.frechet import frechet_distance_from_features
 from .pixels import to_uint8
-from .smoothness import Measurement, Row
-from .study_setup import DEVICE, check_adapters, chosen_device, errors_in_one_sentence
+from .rows import Row
+from .smoothness import Measurement
+from .study_base import BaseStudy
+from .study_setup import DEVICE, errors_in_one_sentence
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 PARAMETERS = {
     "model": config.Text(),
@@ -38,7 +44,7 @@ PARAMETERS = {
 Measured = Mapping[str, Sequence[Measurement]]  # row -> one measurement per training seed
 
 
-class Study:
+class Study(BaseStudy):
     """The prompts, noises, real images and judges that all rows of a table share.
 
     Args:
@@ -48,19 +54,18 @@ class Study:
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
     """
 
+    code = ("study",)
+    method = "walk"
+
     def __init__(self, cfg: SimpleNamespace) -> None:
-        self.cfg = cfg
-        self.device = chosen_device(cfg.device)
+        super().__init__(cfg)
         with errors_in_one_sentence():
-            self.guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
+            self.guidance_scale = self.guidance_of(cfg.model)
             self.judge = smoothness.packaged_judge() if cfg.judge == "packaged" else smoothness.official_judge()
             self.split = datasets.load_split(cfg.dataset, cfg.split)
             self.walk_prompts = walks.walk_prompts_from(self.split, cfg.num_prompts, seed=cfg.seed)
             self.prompts = generation.prompts_from(self.split, cfg.num_images, seed=cfg.seed)
-
-    def check(self, rows: Iterable[Row]) -> None:
-        """See `study_setup.check_adapters`."""
-        check_adapters(name for row in rows for name in row.adapters)
+            datasets.check_ids(self.walk_prompts)
 
     def real_features(self, indices: Sequence[int] | None = None, batch_size: int = 100) -> torch.Tensor:
         """Features (N, D) of real images, by default those that belong to the prompts of the Frechet distance."""
@@ -69,6 +74,11 @@ class Study:
         images = (to_uint8(torch.stack([self.split.item(i).image for i in batch])).numpy() for batch in batches)
         return torch.cat([self.judge.image_features(batch) for batch in images])
 
+    @cached_property
+    def reference(self) -> torch.Tensor:
+        """The real images' features that the Frechet distance compares with."""
+        return self.real_features()
+
     def judge_facts(self) -> dict[str, float]:
         """How far the judges can be trusted: `frechet_floor`, the distance between the real images and as many others of the split (absent
         where it has no more), and what is known of the alignment's encoder."""
@@ -76,25 +86,29 @@ class Study:
         if size < 2 * count:
             return dict(self.judge.trust)
         others = datasets.seeded_choice(size, size, self.cfg.seed)[-count:]
-        floor = frechet_distance_from_features(self.real_features(others), self.real_features())
+        floor = frechet_distance_from_features(self.real_features(others), self.reference)
         return {"frechet_floor": float(floor), **self.judge.trust}
 
-    def measure(self, rows: Sequence[Row]) -> dict[str, list[Measurement]]:
-        """Every row's measurements; see `smoothness.measure_rows`."""
-        self.check(rows)
-        return smoothness.measure_rows(
-            self.cfg.model,
-            rows,
+    def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, Measurement]:
+        """The measurement of these weights, which is that of all `rows`; see `smoothness.measure`."""
+        measurement = smoothness.measure(
+            pipe,
             self.judge,
-            device=self.device,
+            weights=weights,
+            title=adapter or "the base model",
             walk_prompts=self.walk_prompts,
             prompts=self.prompts,
-            real_features=self.real_features(),
+            real_features=self.reference,
             guidance_scale=self.guidance_scale,
             num_inference_steps=self.cfg.num_inference_steps,
             frames=self.cfg.frames,
             batch_size=self.cfg.batch_size,
         )
+        return {row.label: measurement for row in rows}
+
+    def measure(self, rows: Sequence[Row]) -> dict[str, list[Measurement]]:
+        """Every row's measurements, one per training seed; a model is loaded once for all rows that use it."""
+        return self.measure_all(rows)
 
     def trained(self, name: str) -> tuple[str, ...]:
         """The adapter `name` and those of its other training seeds, as far as they are there, at most `training_seeds`."""
@@ -109,39 +123,29 @@ class Study:
         self, name: str, table: str | None, measured: Measured, *, rows: Sequence[Row], pairs: Sequence[tuple[str, str]]
     ) -> results.Record:
         """The record of a run; `table`: the paper's table that it answers to, `pairs`: rows that are tested against each other."""
-        height, width = next(iter(measured.values()))[0].frames.shape[-2:]
+        measurements = [one for seeds in measured.values() for one in seeds]
         facts = {
             "training_seeds": smoothness.seed_means(measured),
             "num_images": self.cfg.num_images,
             "num_inference_steps": self.cfg.num_inference_steps,
             "judges": self.judge_facts(),
         }
-        return results.make_record(
+        shown = datasets.seeded_choice(len(self.split), self.cfg.num_prompts, self.cfg.seed)
+        return self.make_record(
             name,
+            rows,
+            smoothness.row_values(measured),
             table=table,
-            model=f"{self.cfg.model}, {width} x {height}",
-            items=[prompt.id for prompt in self.walk_prompts],
-            rows=smoothness.row_values(measured),
-            paper_rows={row.label: row.paper_row for row in rows if row.paper_row},
+            items=self.walk_prompts,
+            data=[self.split.item(i) for i in shown],
+            size=measurements[0].frames.shape[-2:],
+            origins=dict.fromkeys(origin for one in measurements for origin in one.origins),
+            seconds=sum(one.seconds for one in measurements),
             conventions=walks.CONVENTIONS | dict(self.judge.conventions),
             pairs=pairs,
             columns=self.judge.columns,
             totals={label: {self.judge.frechet_name: float(np.mean([one.frechet for one in seeds]))} for label, seeds in measured.items()},
             facts=facts,
-            seed=self.cfg.seed,
-            provenance=self._provenance(measured),
-        )
-
-    def _provenance(self, measured: Measured) -> dict[str, Any]:
-        shown = datasets.seeded_choice(len(self.split), self.cfg.num_prompts, self.cfg.seed)
-        return results.provenance(
-            config=self.cfg,
-            models={f"{label}, training seed {i}": one.fingerprint for label, seeds in measured.items() for i, one in enumerate(seeds)},
-            data_hash=results.data_hash([self.split.item(i) for i in shown]),
-            seed=self.cfg.seed,
-            dtype=torch.float32,
-            duration=sum(one.seconds for seeds in measured.values() for one in seeds),
-            device=self.device,
         )
 
     def walks_figure(self, measured: Measured, limit: int = 8) -> Figure:
@@ -184,11 +188,3 @@ def judge_sentence(record: results.Record) -> str:
             f"for {facts['alignment_accuracy']:.0%} of them."
         )
     return " ".join(said)
-
-
-def glue_means(prefix: str, measured: Measured) -> None:
-    """Every row's mean of every metric, quotable in the book as PREFIX-row-metric."""
-    for label, metrics in smoothness.row_values(measured).items():
-        key = "".join(c if c.isalnum() else "_" for c in label.lower())
-        for metric, values in metrics.items():
-            results.glue(f"{prefix}-{key}-{metric}", float(np.mean(values)))

@@ -115,7 +115,7 @@ def run_walks(
     pipe: "StableDiffusionPipeline",
     prompts: Sequence[WalkPrompt],
     *,
-    label: str,
+    title: str,
     weights: str,
     guidance_scale: float,
     num_inference_steps: int,
@@ -124,13 +124,14 @@ def run_walks(
 ) -> list[runs.Result]:
     """Every prompt's walk (see `LatentWalk`), each stored as soon as its batch is done (runs/smoothness), whatever table or figure asks.
 
-    `weights`: fingerprint of `pipe`; `batch_size`: images in one call of the network.
+    `weights`: fingerprint of `pipe`; `title`: what the progress line calls it; `batch_size`: images in one call of the network.
     """
     steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
     return runs.run_items(
         prompts,
         LatentWalk(pipe, frames=frames, batch_size=batch_size, **steps),
-        name=f"smoothness/walks of {label}",
+        name="smoothness/walks",
+        title=f"walks of {title}",
         config={"weights": weights, **steps, "smoothlib": smoothlib.__version__, "frames": frames, "conventions": CONVENTIONS},
         batch_size=max(1, batch_size // frames),
         device=pipe.device,

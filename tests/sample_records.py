@@ -20,6 +20,7 @@ def make(rows=None, **changes):
         seed=0,
         dtype=torch.float32,
         duration=61.26,
+        origins=[],
     )
     arguments = {
         "table": "table2",

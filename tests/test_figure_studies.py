@@ -9,6 +9,7 @@ from smoothlib.config import ConfigurationError, configuration
 from smoothlib.pair_study import PARAMETERS, PairStudy
 from smoothlib.reconstruction_study import PARAMETERS as RECONSTRUCTION_PARAMETERS
 from smoothlib.reconstruction_study import ReconstructionStudy
+from smoothlib.rows import Row
 
 SHARED = dict(model="mini", adapters=[], dataset="scenes", guidance_scale=None, num_inner_steps=1, seed=0, device="cpu")
 PAIRS = SHARED | dict(
@@ -37,11 +38,17 @@ def smooth_is_there(monkeypatch):
 
 def test_rows_of_pairs_become_a_record_and_a_picture(monkeypatch):
     study = pair_study()
-    methods = [pair_walks.PairMethod("VAE interpolation", "vae", frames=3), *pair_walks.walk_methods(num_inference_steps=2, frames=3)]
+    methods = [
+        Row("VAE interpolation", settings=pair_walks.PairMethod("vae", frames=3)),
+        *pair_walks.walk_methods(num_inference_steps=2, frames=3),
+    ]
     measured = study.measure(methods[::-1])
-    assert list(measured) == ["Base walk", "VAE interpolation"] and study.fingerprints == {"base": models.fingerprint("mini")}
+    assert list(measured) == ["Base walk", "VAE interpolation"] and study.weights == {("mini", None): models.fingerprint("mini")}
     record = study.record("test", measured, methods)
     assert record["items"] == [pair.id for pair in study.pairs] and record["comparisons"] == [] and record["table"] is None
+    assert record["provenance"]["models"] == {"base": models.fingerprint("mini")} and "pair_walks" in record["provenance"]["modules"]
+    fields = record["row_fields"]["Base walk"]
+    assert (fields["method"], fields["kind"], fields["frames"], fields["guidance_scale"]) == ("walk", "base", 3, study.guidance_scale)
     assert record["model"] == "mini, 64 x 64" and set(record["rows"]["Base walk"]["metrics"]) == set(pair_walks.COLUMNS)
     assert results.measured_table(record).shape == (2, 4)
     assert record["rows"]["VAE interpolation"]["metrics"]["end_psnr"]["mean"] > 20  # its ends are the autoencoder's reconstructions
@@ -64,10 +71,10 @@ def test_pairs_of_each_split_and_one_prompt(monkeypatch):
 
 def test_figures_show_smooth_where_it_has_been_trained(monkeypatch):
     monkeypatch.setattr(models, "list_adapters", lambda: ["plain"])
-    assert pair_study(adapters=None).adapters == () and {m.adapter for m in reconstruction_study(adapters=None).methods} == {None}
+    assert pair_study(adapters=None).adapters == () and {m.adapter for m in reconstruction_study(adapters=None).rows} == {None}
     smooth_is_there(monkeypatch)
     assert pair_study(adapters=None).adapters == ("smooth",)
-    assert {m.adapter for m in reconstruction_study(adapters=None).methods} == {None, "smooth"}
+    assert {m.adapter for m in reconstruction_study(adapters=None).rows} == {None, "smooth"}
     assert pair_study(adapters=["plain"]).adapters == ("plain",)
 
 
@@ -88,9 +95,9 @@ def test_what_a_study_of_pairs_cannot_have_is_named_at_once(changes, sentence):
 
 def test_reconstructions_are_those_of_table_2(monkeypatch):
     study = reconstruction_study()
-    measured = study.measure(study.methods[:2])
+    measured = study.measure(study.rows[:2])
     assert list(measured) == ["VAE reconstruction", "Base + DDIM, guidance 1"]
-    assert {folder.name for folder in (paths.RUNS / "table2_recon").iterdir()} == set(measured)
+    assert {folder.name for folder in (paths.RUNS / "reconstruction").iterdir()} == {"vae", "ddim"}
     figure = study.figure(measured)
     assert len(figure.axes) == 3 * 2
     labels = [text.get_text() for cell in figure.axes[2:4] for text in cell.texts]

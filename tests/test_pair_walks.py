@@ -20,7 +20,6 @@ from smoothlib.pair_walks import (
     figure3_methods,
     pair_values,
     run_pairs,
-    walk_methods,
 )
 from smoothlib.pairs import ImagePair
 from smoothlib.sampling import encode_prompts
@@ -28,6 +27,7 @@ from smoothlib.sampling import encode_prompts
 SIZE = 32  # LPIPS needs 31
 CAPTIONS = [("a red car", "a dog"), ("two cats", "two cats")]
 SETTINGS = dict(guidance_scale=3.0, num_inner_steps=2)
+RUN = SETTINGS | dict(title="walk")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_each_kind_is_the_function_that_it_names(pipe, pairs, kind):
         "anid_coarse_to_fine": lambda: anid_coarse_to_fine(pipe, first, second, embeds, low[None], **arguments),
         "walk": lambda: real_image_interpolation(pipe, first, second, embeds, num_inner_steps=2, **arguments)[0],
     }[kind]()
-    found = PairWalk(pipe, PairMethod("x", kind, 4, 3), **SETTINGS)(pairs)
+    found = PairWalk(pipe, PairMethod(kind, 4, 3), **SETTINGS)(pairs)
     distances = InterpolationStandardDeviation(lpips=True).distances(wanted)
     psnr = PeakSignalNoiseRatio()
     for i, result in enumerate(found):
@@ -79,15 +79,15 @@ def test_levels_of_the_coarse_to_fine_form_have_noises_of_their_own(pipe, pairs)
     noises = torch.stack([initial_noise(pipe, [seed + k * 1_000_000_000 for seed in (7, 8)]) for k in (0, 1)])
     arguments = dict(guidance_scale=3.0, second_embeds=second_embeds, num_inference_steps=8, frames=5)
     wanted = anid_coarse_to_fine(pipe, first, second, embeds, noises, **arguments)
-    found = PairWalk(pipe, PairMethod("x", "anid_coarse_to_fine", 8, 5), **SETTINGS)(pairs)
+    found = PairWalk(pipe, PairMethod("anid_coarse_to_fine", 8, 5), **SETTINGS)(pairs)
     for result, walk in zip(found, wanted, strict=True):
         assert np.abs(result["frames"] - (walk.numpy() + 1) * 127.5).max() <= 0.51
 
 
 def test_results_are_stored_under_what_determines_them(pipe, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("smoothlib.paths.RUNS", tmp_path)
-    method = PairMethod("Base walk", "walk", 2, 3)
-    found = run_pairs(pipe, pairs, method, weights="w", batch_size=6, **SETTINGS)
+    method = PairMethod("walk", 2, 3)
+    found = run_pairs(pipe, pairs, method, weights="w", batch_size=6, **RUN)
     values = pair_values(found)
     assert values.keys() == COLUMNS.keys() == CONVENTIONS.keys() and all(value.shape == (2,) for value in values.values())
     np.testing.assert_allclose(values["cv"], [r["step_distances"].std() / r["step_distances"].mean() for r in found])
@@ -96,11 +96,11 @@ def test_results_are_stored_under_what_determines_them(pipe, pairs, tmp_path, mo
 
     called = []
     monkeypatch.setattr(PairWalk, "__call__", lambda self, items: called.extend(items) or [{"x": 1.0}] * len(items))
-    assert run_pairs(pipe, pairs, method, weights="w", batch_size=3, **SETTINGS)[1]["seconds"] == found[1]["seconds"] and not called
+    assert run_pairs(pipe, pairs, method, weights="w", batch_size=3, **RUN)[1]["seconds"] == found[1]["seconds"] and not called
     for change in (dict(weights="v"), dict(guidance_scale=4.0), dict(num_inner_steps=3)):
-        run_pairs(pipe, pairs[:1], method, **(dict(weights="w") | SETTINGS | change))
-    run_pairs(pipe, pairs[:1], PairMethod("Base walk", "walk", 3, 3), weights="w", **SETTINGS)
-    run_pairs(pipe, pairs[:1], PairMethod("Base walk", "walk", 2, 4), weights="w", **SETTINGS)
+        run_pairs(pipe, pairs[:1], method, **(dict(weights="w") | RUN | change))
+    run_pairs(pipe, pairs[:1], PairMethod("walk", 3, 3), weights="w", **RUN)
+    run_pairs(pipe, pairs[:1], PairMethod("walk", 2, 4), weights="w", **RUN)
     assert len(called) == 5
 
 
@@ -114,20 +114,18 @@ def test_rows_of_figure_3():
         "Base walk",
         "Smooth walk",
     ]
-    assert [method.frames for method in methods] == [11, 11, 11, 17, 11, 11]
-    assert [method.num_inference_steps for method in methods[-2:]] == [25, 25] and methods[-1].adapter == "somewhere/smooth"
+    assert [method.settings.frames for method in methods] == [11, 11, 11, 17, 11, 11]
+    assert [method.settings.num_inference_steps for method in methods[-2:]] == [25, 25] and methods[-1].adapter == "somewhere/smooth"
     assert compared_walks(methods) == [("Smooth walk", "Base walk")] and compared_walks(methods[:-1]) == []
-    assert [method.kind for method in figure3_methods(anid_steps=())] == ["vae", "walk"]
-    assert [method.kind for method in figure3_methods(anid_steps=(50,), coarse_to_fine_frames=None)] == ["vae", "anid", "walk"]
+    assert [method.settings.kind for method in figure3_methods(anid_steps=())] == ["vae", "walk"]
+    assert [method.settings.kind for method in figure3_methods(anid_steps=(50,), coarse_to_fine_frames=None)] == ["vae", "anid", "walk"]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PairMethod("x", "edict"), "kind must be one of vae, anid, anid_coarse_to_fine, walk, not 'edict'"),
+        (lambda: PairMethod("edict"), "kind must be one of vae, anid, anid_coarse_to_fine, walk, not 'edict'"),
         (lambda: figure3_methods(coarse_to_fine_frames=11), r"frames must be 2\^n \+ 1"),
-        (lambda: walk_methods(("a/smooth", "b/smooth")), "adapters must have different folder names"),
-        (lambda: walk_methods(("base",)), "different folder names besides 'base'"),
     ],
 )
 def test_bad_rows_are_named(make, message):

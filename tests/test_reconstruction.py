@@ -1,11 +1,14 @@
 """Table 2's rows: which there are, what each computes, and that the procedures behave on the shipped model."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from smoothlib import datasets, models, paths, reconstruction, runs
 from smoothlib.inversion import ddim_invert
+from smoothlib.pair_walks import walk_methods
 from smoothlib.paper import load_paper_table
 from smoothlib.reconstruction import Method, Reconstruction, compared_pairs, reconstruct, run_methods, table2_methods
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample
@@ -37,7 +40,7 @@ def test_rows_answer_to_the_papers_rows():
         "Control + NTI, guidance 3",
     ]
     assert all(m.paper_row is None for m in methods if m.adapter == "control")
-    assert [m.kind for m in table2_methods(1.0)] == ["vae", "ddim"]  # at guidance 1 there is nothing for NTI to do
+    assert [m.settings.kind for m in table2_methods(1.0)] == ["vae", "ddim"]  # at guidance 1 there is nothing for NTI to do
 
 
 def test_the_papers_claims_are_among_the_compared_pairs():
@@ -50,10 +53,17 @@ def test_the_papers_claims_are_among_the_compared_pairs():
 
 def test_adapters_may_be_folders_and_are_called_by_the_folders_name():
     methods = table2_methods(3.0, ("../trained/MyRun-2", "somewhere/smooth"))
-    assert [m.label.partition(" +")[0] for m in methods if m.kind == "nti"] == ["Base", "MyRun-2", "Smooth"]
+    assert [m.label.partition(" +")[0] for m in methods if m.settings.kind == "nti"] == ["Base", "MyRun-2", "Smooth"]
     assert methods[-1].adapter == "somewhere/smooth" and methods[-1].paper_row == "Smooth Diff. + NTI"
-    with pytest.raises(ValueError, match="different folder names"):
-        table2_methods(3.0, ("a/smooth", "b/smooth"))
+
+
+@pytest.mark.parametrize("adapters", [("a/smooth", "b/smooth"), ("a/smooth", "b/Smooth"), ("a/base",), ("Base",)])
+def test_rows_of_one_label_are_refused(adapters):
+    for rows in (lambda: table2_methods(3.0, adapters), lambda: walk_methods(adapters)):
+        with pytest.raises(
+            ValueError, match=rf"adapters is {', '.join(adapters)}, but must have different folder names, none of them 'base'"
+        ):
+            rows()
 
 
 @pytest.mark.parametrize(
@@ -62,31 +72,31 @@ def test_adapters_may_be_folders_and_are_called_by_the_folders_name():
 )
 def test_bad_methods_are_named(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Method("x", **options)
+        Method(**options)
 
 
 def test_each_kind_is_the_composition_that_it_names(pipe, items):
     images, captions = batch(items)
     z0, embeds = encode_images(pipe, images), encode_prompts(pipe, captions)
-    vae, facts = reconstruct(pipe, images, captions, Method("v", "vae"), **STEPS)
+    vae, facts = reconstruct(pipe, images, captions, Method("vae"), **STEPS)
     assert torch.equal(vae, decode_latents(pipe, z0)) and facts == {}
     noise = ddim_invert(pipe, z0, embeds, num_inference_steps=4)[-1]
     wanted = decode_latents(pipe, sample(pipe, noise, embeds, guidance_scale=3.0, num_inference_steps=4))
-    assert torch.equal(reconstruct(pipe, images, captions, Method("d", "ddim", 3.0), **STEPS)[0], wanted)
+    assert torch.equal(reconstruct(pipe, images, captions, Method("ddim", 3.0), **STEPS)[0], wanted)
 
 
 def test_null_text_inversion_reproduces_better_than_ddim_at_the_same_guidance(pipe, items):
     images, captions = batch(items)
     error = {}
     for kind in ("vae", "ddim", "nti"):
-        made, facts = reconstruct(pipe, images, captions, Method(kind, kind, 1.0 if kind == "vae" else 4.0), **STEPS)
+        made, facts = reconstruct(pipe, images, captions, Method(kind, 1.0 if kind == "vae" else 4.0), **STEPS)
         error[kind] = (made - images).square().mean(dim=(1, 2, 3))
     assert (error["nti"] < error["ddim"]).all() and error["vae"].mean() < error["nti"].mean()
     assert facts["inner_steps"].shape == (3,) and (facts["inner_steps"] >= 4).all()
 
 
 def test_stored_results_are_the_same_whatever_the_batch(pipe, items, tmp_path):
-    procedure = Reconstruction(pipe, Method("d", "ddim", 3.0), **STEPS)
+    procedure = Reconstruction(pipe, Method("ddim", 3.0), **STEPS)
     together = runs.run_items(items, procedure, name="a", config={}, batch_size=3, root=tmp_path)
     alone = runs.run_items(items, procedure, name="b", config={}, batch_size=1, root=tmp_path)
     for one, other in zip(together, alone, strict=True):
@@ -110,10 +120,32 @@ def test_the_rows_of_a_model_share_one_inversion_of_each_image(pipe, items, tmp_
     assert list(together) == [m.label for m in methods] and sorted(inverted) == sorted(item.caption for item in items)
     images, captions = batch(items)
     for method in methods[1:]:
-        alone, _ = reconstruct(pipe, images, captions, method, null_text_lr=0.1, **STEPS)
+        alone, _ = reconstruct(pipe, images, captions, method.settings, null_text_lr=0.1, **STEPS)
         error = (alone - images).square().mean(dim=(1, 2, 3))
         assert [found["mse"] for found in together[method.label]] == pytest.approx(error.tolist(), rel=1e-3)
 
     inverted.clear()
     run_methods(pipe, items, methods, **arguments | dict(null_text_lr=0.01))  # another setting of the third row alone
-    assert len(inverted) == 3 and [len(list((tmp_path / "table2_recon" / m.label).iterdir())) for m in methods] == [1, 1, 1, 2]
+    settings = [len(list((tmp_path / "reconstruction" / kind).iterdir())) for kind in ("vae", "ddim", "nti")]
+    assert len(inverted) == 3 and settings == [1, 2, 2]
+
+
+def test_a_batch_that_lost_a_result_gives_it_again_to_the_last_bit(pipe, items, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    arguments = dict(weights="w", batch_size=3, null_text_lr=0.1, **STEPS)
+    first = run_methods(pipe, items, table2_methods(3.0), **arguments)
+    for folder in {file.parent for file in tmp_path.rglob("*.npz")}:
+        sorted(folder.glob("*.npz"))[1].unlink()
+    again = run_methods(pipe, items, table2_methods(3.0), **arguments)
+    for label, found in first.items():
+        for one, other in zip(found, again[label], strict=True):
+            np.testing.assert_array_equal(one["image"], other["image"])
+            assert all(one[name] == other[name] for name in one if name not in ("image", "seconds"))
+
+
+def test_two_images_of_one_id_have_their_own_inversions(pipe, items):
+    twins = [dataclasses.replace(item, id="same") for item in items]
+    pivots = {}
+    procedure = Reconstruction(pipe, Method("ddim", 1.0), pivots=pivots, **STEPS)
+    alone = [procedure([item])[0]["psnr"] for item in items]
+    assert [procedure([twin])[0]["psnr"] for twin in twins] == alone and len(set(alone)) == 3

@@ -59,6 +59,11 @@ def test_a_bad_paper_table_is_named(tmp_path):
 # Records --------------------------------------------------------------------------------------------------------------------------
 
 
+def test_an_item_counts_once():
+    with pytest.raises(ValueError, match=r"items has 'test-1' more than once, but must be different ids\."):
+        make(items=["test-0", "test-1", *(f"test-{i}" for i in range(1, 11))])
+
+
 def test_a_record_survives_the_disk(tmp_path):
     record = make()
     assert load_record(save_record(record, tmp_path / "deep" / "record.json")) == record

@@ -15,7 +15,10 @@ import pytest
 import torch
 
 from smoothlib import runs
-from smoothlib.runs import atomic_write, computed_on, item_key, load_result, run_folder, run_items, store_result
+from smoothlib.files import atomic_write
+from smoothlib.provenance import computed_on
+from smoothlib.runs import origins, run_folder, run_items
+from smoothlib.stored import item_key, load_result
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,14 @@ def run(items, procedure, root, config=None, **options):
 
 
 def test_results_remember_the_machines_that_computed_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_machines_seen", [])
     items = make_items(4)
-    run(items[:2], Counted(), tmp_path)
-    here = computed_on()
+    here = computed_on(origins(run(items[:2], Counted(), tmp_path)))
     assert [(m["device"], m["torch"]) for m in here] == [("cpu", torch.__version__)] and here[0]["name"]
     monkeypatch.setattr(runs, "machine", lambda device: {"device": str(device), "name": "Another", "threads": 1})
-    run(items[:2], Counted(), tmp_path)  # nothing to compute: read, not made here
-    assert computed_on() == here
-    run(items, Counted(), tmp_path, device="cuda:1")
-    assert computed_on() == [*here, {"device": "cuda:1", "name": "Another", "torch": torch.__version__}]
-    monkeypatch.setattr(runs, "_machines_seen", [])
-    run(items, Counted(), tmp_path, config={"seed": 1})
-    assert [m["device"] for m in computed_on()] == ["cpu"]  # of the runs that this process has read alone
+    assert computed_on(origins(run(items[:2], Counted(), tmp_path))) == here  # read, not made here
+    both = run(items, Counted(), tmp_path, device="cuda:1")
+    another = {"device": "cuda:1", "name": "Another", "torch": torch.__version__}
+    assert computed_on(origins(both)) == [*here, another] and computed_on(origins(both[2:])) == [another]
 
 
 def test_second_run_reads_what_the_first_stored(tmp_path):
@@ -80,11 +78,11 @@ def test_second_run_reads_what_the_first_stored(tmp_path):
         assert b["image"].dtype == np.float32
 
 
-def test_more_items_do_only_the_new_ones_in_their_batches(tmp_path):
+def test_more_items_do_only_the_batches_that_have_new_ones(tmp_path):
     procedure = Counted()
     run(make_items(3), procedure, tmp_path, batch_size=2)
     run(make_items(6), procedure, tmp_path, batch_size=2)
-    assert procedure.batches == [["000", "001"], ["002"], ["003"], ["004", "005"]]
+    assert procedure.batches == [["000", "001"], ["002"], ["002", "003"], ["004", "005"]]  # a batch is always computed whole
 
 
 def test_changed_config_or_item_recomputes_and_repeated_items_do_not(tmp_path):
@@ -109,7 +107,7 @@ def test_item_key_depends_on_id_caption_and_image_alone():
     ]
     assert item_key(base) == item_key(Item("a", torch.zeros(3, 2, 2), "b"))
     assert len({item_key(item) for item in [base, *others]}) == 6
-    assert item_key(("a", 1)) != item_key(("a", "1"))
+    assert item_key(("a", 1)) != item_key(("a", "1")) and item_key({"a": 1}) != item_key(["a", 1])
     keyed = type("Keyed", (), {"key": "scene-7"})()
     assert item_key(keyed) == "scene-7"
     escaping = type("Keyed", (), {"key": "../scene"})()
@@ -120,7 +118,7 @@ def test_item_key_depends_on_id_caption_and_image_alone():
 def test_a_damaged_file_is_recomputed(tmp_path, damage):
     items, procedure = make_items(3), Counted()
     before = run(items, procedure, tmp_path)
-    file = run_folder("test", {"seed": 0}, root=tmp_path) / f"{item_key(items[1])}.npz"
+    (file,) = run_folder("test", {"seed": 0}, root=tmp_path).glob(f"*/{item_key(items[1])}.npz")
     content = bytearray(file.read_bytes())
     middle = content.index(b"\x0a\xd7\x23\x3c")  # 0.01 as float32, inside the image
     content[middle] ^= 1
@@ -132,8 +130,8 @@ def test_a_damaged_file_is_recomputed(tmp_path, damage):
 
 
 def test_every_flipped_bit_is_noticed_and_numpy_reads_the_file(tmp_path):
-    file = tmp_path / "result.npz"
-    store_result(file, {"psnr": 23.5, "z": np.array([1.5, -2.0], dtype=np.float32)})
+    run(make_items(1), lambda items: [{"psnr": 23.5, "z": np.array([1.5, -2.0], dtype=np.float32)}], tmp_path)
+    (file,) = tmp_path.glob("test/*/*/*.npz")
     content = file.read_bytes()
     for position in range(len(content)):
         damaged = bytearray(content)
@@ -141,6 +139,7 @@ def test_every_flipped_bit_is_noticed_and_numpy_reads_the_file(tmp_path):
         file.write_bytes(damaged)
         assert load_result(file) is None, position
     file.write_bytes(content)
+    assert load_result(file).keys() == {"psnr", "z"}
     with np.load(file) as stored:
         assert stored["psnr"] == 23.5 and stored["z"].tolist() == [1.5, -2.0]
 
@@ -158,16 +157,15 @@ def test_a_failing_batch_loses_nothing_that_was_done(tmp_path):
 def test_a_failing_batch_in_an_executor_loses_nothing_that_was_done(tmp_path):
     all_under_way = threading.Barrier(3)
 
-    def procedure(items):
-        all_under_way.wait(timeout=30)
-        if items[0].id == "000":
-            raise RuntimeError("cannot do 000")
-        time.sleep(0.05)
-        return squares(items)
+    class Together(Counted):
+        def __call__(self, items):
+            all_under_way.wait(timeout=30)
+            return super().__call__(items)
 
-    with ThreadPoolExecutor(3) as executor, pytest.raises(RuntimeError, match="cannot do 000"):
-        run(make_items(3), procedure, tmp_path, executor=executor)
-    mended = Counted()
+    with ThreadPoolExecutor(3) as executor, pytest.raises(RuntimeError, match="cannot do"):
+        run(make_items(3), Together(fail_on={"000"}), tmp_path, executor=executor)
+    all_under_way = threading.Barrier(1)
+    mended = Together()
     run(make_items(3), mended, tmp_path)
     assert mended.batches == [["000"]]
 
@@ -185,9 +183,7 @@ def test_bad_results_are_named_and_the_batch_keeps_its_sound_ones(tmp_path, valu
     items = make_items(3)
     with pytest.raises(ValueError, match=sentence):
         run(items, lambda batch: [{"psnr": value if item.id == "001" else 20.0} for item in batch], tmp_path, batch_size=3)
-    mended = Counted()
-    run(items, mended, tmp_path, batch_size=3)
-    assert mended.batches == [["001"]]
+    assert len(list(tmp_path.glob("test/*/*/*.npz"))) == 2
 
 
 def test_nonfinite_results_are_kept_on_request(tmp_path):
@@ -209,9 +205,9 @@ def test_bad_arguments_are_named_before_any_work(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["table2_recon/Base + DDIM, guidance 1", "quality/generated 7.5", "lambda=0.1 (rank 8)"])
-def test_row_labels_may_be_names(tmp_path, name):
+def test_names_may_have_words_and_numbers(tmp_path, name):
     assert run_items(make_items(1), squares, name=name, config={}, root=tmp_path, progress=False) == [{"square": 0.0}]
-    assert len(list((tmp_path / name).glob("*/*.npz"))) == 1
+    assert len(list((tmp_path / name).glob("*/*/*.npz"))) == 1
 
 
 @pytest.mark.parametrize("name", ["", "/x", "x/../y", ".hidden", "a\\b", "a:b"])
@@ -229,7 +225,8 @@ def test_a_process_pool_gives_the_same_results_in_order(tmp_path):
 
 def test_keys_may_be_any_text(tmp_path):
     results = run(make_items(1), lambda items: [{"file": 1.0, "allow_pickle": 2.0, "nti/steps": np.arange(3)}], tmp_path)
-    (again,) = run(make_items(1), Counted(), tmp_path)
+    (file,) = tmp_path.glob("test/*/*/*.npz")
+    again = load_result(file)
     assert results[0]["file"] == again["file"] == 1.0 and again["allow_pickle"] == 2.0 and again["nti/steps"].tolist() == [0, 1, 2]
 
 
@@ -256,7 +253,7 @@ def worker(folder, pause, n):
 
 
 def stored(folder):
-    return sorted(folder.glob("kill/*/*.npz"))
+    return sorted(folder.glob("kill/*/*/*.npz"))
 
 
 def test_a_killed_run_continues_without_redoing_anything(tmp_path):
@@ -282,7 +279,7 @@ def test_two_processes_on_one_run_share_it_and_agree(tmp_path):
     outputs = {process.communicate(timeout=300)[0].strip() for process in (first, second)}
     assert outputs == {str([float(i**2) for i in range(12)])}
     assert len(stored(tmp_path)) == 12
-    assert not list(tmp_path.glob("kill/*/*.tmp"))
+    assert not list(tmp_path.glob("kill/*/*/.*.tmp"))
 
 
 def test_atomic_write_leaves_the_old_content_when_interrupted(tmp_path, monkeypatch):

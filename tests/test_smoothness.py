@@ -44,7 +44,7 @@ def arguments(tmp_path, monkeypatch):
 
 def test_values_of_each_prompt_and_of_the_whole_set(arguments, monkeypatch):
     pipe = models.load_pipeline("mini")
-    found = smoothness.measure(pipe, label="base", **arguments)
+    found = smoothness.measure(pipe, weights="w", title="base", **arguments)
     assert set(found.per_prompt) == {"istd", "cv", "mean_step", "lpips_cv", "scene_alignment"}
     assert all(values.shape == (2,) and np.isfinite(values).all() for values in found.per_prompt.values())
     np.testing.assert_allclose(found.per_prompt["cv"], found.per_prompt["istd"] / found.per_prompt["mean_step"])
@@ -55,7 +55,7 @@ def test_values_of_each_prompt_and_of_the_whole_set(arguments, monkeypatch):
     assert found.per_prompt["scene_alignment"][0] == pytest.approx(by_hand.item(), rel=1e-5)
 
     monkeypatch.setattr(Generation, "__call__", lambda *_: pytest.fail("generated again"))
-    again = smoothness.measure(pipe, label="base", **arguments)
+    again = smoothness.measure(pipe, weights="w", title="base", **arguments)
     np.testing.assert_array_equal(again.per_prompt["istd"], found.per_prompt["istd"])
 
 

@@ -1,14 +1,12 @@
 """Is a record older than the code? Hashes of sources, and the status page."""
 
-import sys
-
 import pytest
 import torch
 from sample_records import make
 
 from smoothlib import staleness, status
 from smoothlib.results import comparison_table, save_record, stale
-from smoothlib.staleness import module_hashes, source_hash, staleness_note
+from smoothlib.staleness import modules_behind, package_modules, source_hash, staleness_note, united
 
 SOURCE = '''"""A module."""
 
@@ -72,9 +70,9 @@ def sources_as_now(monkeypatch):
 def test_a_record_names_the_modules_that_have_changed_since(sources_as_now):
     record = make()
     modules = record["provenance"]["modules"]
-    assert modules == module_hashes() and {"runs", "statistics"} <= set(modules)
-    assert not set(modules) & {"results", "tables", "figures", "provenance", "paper", "config", "claims", "metrics", ""}
+    assert modules == modules_behind("statistics")
     assert stale(record) == [] and staleness_note(record) == ""
+    assert modules["statistics"] == source_hash(staleness._file("statistics").read_text())
     modules["statistics"] = modules["removed.module"] = "0" * 16
     assert stale(record) == ["statistics", "removed.module"]
     note = "Recorded with older code: smoothlib.statistics, smoothlib.removed.module have changed since."
@@ -84,25 +82,67 @@ def test_a_record_names_the_modules_that_have_changed_since(sources_as_now):
     assert stale(record) == ["unknown"] and staleness_note(record).endswith("the record does not say which code made it.")
 
 
-def test_hashing_imports_nothing(monkeypatch):
-    before = set(sys.modules)
-    found = module_hashes()
-    assert set(sys.modules) == before and {f"smoothlib.{name}" for name in found} <= before
-    monkeypatch.setitem(sys.modules, "smoothlib.scenes.paint", object())
-    monkeypatch.setitem(sys.modules, "smoothlib.figures.grids", object())  # a picture changes no number
-    assert set(module_hashes()) - set(found) <= {"scenes.paint"} and "scenes.paint" in module_hashes()
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of a few lines; the function writes a module and lets a new process begin."""
 
+    def write(name, source):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+        monkeypatch.setattr(staleness, "_AT_IMPORT", staleness._all_sources())
 
-def test_the_code_is_that_of_the_start_and_compared_with_that_of_now(monkeypatch, tmp_path):
-    """A module that is edited while a run goes on is not what made the result."""
-    (tmp_path / "walks.py").write_text("x = 1\n")
     monkeypatch.setattr(staleness, "PACKAGE", tmp_path)
-    monkeypatch.setattr(staleness, "_AT_IMPORT", staleness._all_sources())
-    monkeypatch.setitem(sys.modules, "smoothlib.walks", object())
-    record = {"provenance": {"modules": module_hashes()}}
-    assert list(record["provenance"]["modules"]) == ["walks"] and stale(record) == []
-    (tmp_path / "walks.py").write_text("x = 2\n")
-    assert module_hashes() == record["provenance"]["modules"] and stale(record) == ["walks"]
+    for name, source in {
+        "__init__.py": "",
+        "walks.py": "from typing import TYPE_CHECKING\nfrom .metrics import Even\nif TYPE_CHECKING:\n    from .never import X\n",
+        "metrics/__init__.py": "from .even import Even\nfrom .odd import Odd\n",
+        "metrics/even.py": "from .. import figures\nfrom ..sampling import sample\nclass Even: pass\n",
+        "metrics/odd.py": "class Odd: pass\n",
+        "sampling.py": "def sample():\n    from . import late\n    import torch\n",
+        "late.py": f"import {tmp_path.name}.absolute\nfrom {tmp_path.name} import walks\n",
+        "absolute.py": "",
+        "never.py": "",
+        "figures.py": "from . import behind_figures\n",
+        "behind_figures.py": "",
+    }.items():
+        write(name, source)
+    return write
+
+
+def test_the_modules_behind_a_result_are_those_that_its_own_imports(package):
+    found = modules_behind("walks")
+    assert list(found) == ["absolute", "late", "metrics.even", "sampling", "walks"]
+    assert set(modules_behind("metrics")) == {"metrics.even", "metrics.odd", *found}
+    assert list(modules_behind("absolute", "never")) == ["absolute", "never"]
+    assert set(package_modules()) == {*found, "metrics.odd", "never", "behind_figures"}
+    with pytest.raises(ValueError, match="names has 'nowhere', but must be modules of"):
+        modules_behind("walks", "nowhere")
+
+
+def test_the_hashes_change_with_the_code_of_any_module_behind(package):
+    before = modules_behind("walks")
+    package("late.py", "x = 1\n")
+    package("never.py", "x = 1\n")
+    after = modules_behind("walks")
+    assert {name for name, _ in before.items() ^ after.items()} == {"late", "absolute"}  # `late` imports it no more
+
+
+def test_the_code_is_that_of_the_start_and_compared_with_that_of_now(package, tmp_path):
+    """A module that is edited while a run goes on is not what made the result."""
+    record = {"provenance": {"modules": modules_behind("absolute")}}
+    assert stale(record) == []
+    (tmp_path / "absolute.py").write_text("x = 2\n")
+    assert modules_behind("absolute") == record["provenance"]["modules"] and stale(record) == ["absolute"]
+
+
+def test_a_record_of_several_codes_is_older_than_the_code(package):
+    old = modules_behind("walks")
+    package("sampling.py", "x = 1\n")
+    new = modules_behind("walks")
+    together = united([old, new, {staleness.OUTSIDE: "0" * 16}])
+    assert together["sampling"] == sorted([old["sampling"], new["sampling"]]) and together["walks"] == new["walks"]
+    assert united([new]) == new and stale({"provenance": {"modules": united([new])}}) == []
+    assert stale({"provenance": {"modules": together}}) == ["sampling"]
 
 
 def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from smoothlib import config, datasets, models, paths
 from smoothlib.metrics.frechet import frechet_distance_from_features
-from smoothlib.smoothness import Row
+from smoothlib.rows import Row
 from smoothlib.study import PARAMETERS, Study, judge_sentence, seed_table
 
 SMALL = dict(
@@ -71,6 +71,8 @@ def test_the_record_holds_rows_seeds_and_totals(tmp_path, monkeypatch):
     assert metrics["istd"]["mean"] == pytest.approx(np.mean(measured["Base"][0].per_prompt["istd"]))
     assert metrics["frechet_distance"]["mean"] == measured["Base"][0].frechet
     assert record["facts"]["training_seeds"]["Again"]["frechet"] == [measured["Again"][0].frechet]
+    assert {"smoothness", "statistics", "study", "walks"} <= record["provenance"]["modules"].keys()
+    assert record["row_fields"]["Again"]["weights"] == [models.fingerprint("mini")]
     assert seed_table(measured).loc[("Base", 0), "cv"] == pytest.approx(metrics["cv"]["mean"], abs=1e-4)
     assert study.walks_figure(measured, limit=1).axes
     caption = study.walk_prompts[0].caption

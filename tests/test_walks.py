@@ -120,11 +120,11 @@ def test_figures_read_the_walks_that_the_tables_store(pipe, monkeypatch):
         raise Seen(options | {"frames": procedure.arguments, "items": items})
 
     monkeypatch.setattr(runs, "run_items", see)
-    settings = SETTINGS | dict(label="base", batch_size=12)
+    settings = SETTINGS | dict(title="base", weights=models.fingerprint(pipe), batch_size=12)
     with pytest.raises(Seen) as table:
         smoothness.measure(pipe, None, PROMPTS, [], None, **settings)
     with pytest.raises(Seen) as figure:
-        run_walks(pipe, PROMPTS, weights=models.fingerprint(pipe), **settings)
+        run_walks(pipe, PROMPTS, **settings)
     assert table.value.args == figure.value.args and figure.value.args[0]["batch_size"] == 3
 
 

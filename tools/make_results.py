@@ -26,9 +26,9 @@ import yaml
 from smoothlib import paths
 from smoothlib.cards import CARD
 from smoothlib.config import config_hash
+from smoothlib.files import atomic_write
 from smoothlib.machine import machine
 from smoothlib.models import load_pipeline
-from smoothlib.runs import atomic_write
 from smoothlib.staleness import modules_behind, package_modules
 
 TABLE, LEDGER = paths.CONFIGS / "results.yaml", paths.DATA / "recorded.json"

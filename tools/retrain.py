@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from smoothlib import paths
-from smoothlib.runs import atomic_write
+from smoothlib.files import atomic_write
 
 NOTE = paths.RUNS / "retrain.json"
 PARTS = ("train", "test", "compositional", "edits", "drags", "card")

@@ -18,8 +18,7 @@ from typing import Any
 
 import yaml
 
-from . import paths
-from .config import OneSentenceParser
+from . import config, paths
 from .evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence, Statement, weigh
 from .paper import load_paper_table
 from .results import record_files, recorded
@@ -237,7 +236,7 @@ class ClaimsTable:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print every claim with its verdict."""
-    parser = OneSentenceParser(prog="python -m smoothlib.claims", description=main.__doc__)
+    parser = config.OneSentenceParser(prog="python -m smoothlib.claims", description=main.__doc__)
     parser.add_argument("--records", type=Path, default=paths.RESULTS, help="folder with recorded results (data/results)")
     try:
         print(ClaimsTable(evaluate(folder=parser.parse_args(arguments).records)))

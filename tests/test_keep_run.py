@@ -144,7 +144,7 @@ def without_table(run, record):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (failed, r"out/table2_recon.ipynb has an error in cell 5: a run that failed is not kept"),
+        (failed, r"out/table2_recon.ipynb has an error in cell In \[3\]: a run that failed is not kept"),
         (papermill_failed, r"is not a finished run of papermill"),
         (cut_off, r"has not run cell 5: only a run from the first cell to the last is kept"),
         (running, r"is not a finished run of papermill: run 'make table2_recon' again"),

@@ -52,7 +52,7 @@ def check_finished(run: nbformat.NotebookNode, name: str) -> None:
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         if any(output.output_type == "error" for output in cell.outputs) or cell.metadata.get("papermill", {}).get("exception"):
-            raise ValueError(f"out/{name}.ipynb has an error in cell {number}: a run that failed is not kept.")
+            raise ValueError(f"out/{name}.ipynb has an error in cell In [{cell.execution_count}]: a run that failed is not kept.")
         if cell.execution_count is None or cell.metadata.get("papermill", {}).get("status") != "completed":
             raise ValueError(f"out/{name}.ipynb has not run cell {number}: only a run from the first cell to the last is kept.")
     if made.get("exception") or not made.get("start_time") or not made.get("end_time"):

@@ -133,18 +133,3 @@ def test_what_is_looked_for_is_found(browser, fault):
 def test_a_browser_is_required_where_it_is_said_to_be():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert re.search(r"^export REQUIRE_BROWSER=1$", script, re.MULTILINE) and "apt-get install" in script
-
-
-CUT = """() => [...document.querySelectorAll('.bd-content div.comparison, .bd-content pre')].filter(e => e.scrollWidth > e.clientWidth + 1)
-  .map(e => `${e.scrollWidth} pixels in ${e.clientWidth}: ${e.innerText.slice(0, 60)}`)"""
-
-
-@pytest.mark.parametrize("path", ["notebooks/table1_istd.html", "notebooks/table2_recon.html", "notebooks/summary.html"])
-def test_nothing_is_cut_off_on_paper(book, path):
-    """What scrolls on a screen cannot scroll on paper. 718 pixels: A4 with margins of a centimetre."""
-    if not (HTML / path).is_file():
-        pytest.skip(f"{path} has not been built")
-    page = book.open(book.page({"width": 718, "height": 1047}, "light"), path)
-    assert path == "notebooks/summary.html" or page.evaluate(CUT), "on a screen something is wider"
-    page.emulate_media(media="print")
-    assert not page.evaluate(CUT)

@@ -8,8 +8,8 @@
 #   make book            the pages, in _build/html
 #   make unit            the tests in tests/
 #   make notebooks       every notebook with the small settings of configs/smoke
-#   make record          keep what `make NAME` left in out/: outputs in notebooks/, its record in data/results; then `make refresh`
-#   make refresh         run summary and status again and keep them; README's numbers
+#   make record          keep a finished run of `make NAME`: its outputs in notebooks/, its record in data/results; then `make refresh`
+#   make refresh         run summary and status again and keep them; let tables and README show the records
 #   make adapters        train the adapters of configs/adapters.yaml that are not there: hours on a CPU
 #   make readme          write the numbers of data/ between the markers of README.md
 #   make strip           drop from notebooks/ what a run left in their metadata; outputs stay
@@ -57,8 +57,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,test,dev]'
 	@touch $@
 
-$(NOTEBOOKS): env
+# A preset that is missing is named before anything is installed or run.
+$(addprefix preset-,$(NOTEBOOKS)): preset-%:
+	@test -z "$(PRESET)" || test -f "configs/$(PRESET)/$*.yaml" || \
+	  { echo "PRESET is $(PRESET), but for $* must be one of: $(or $(patsubst configs/%/$*.yaml,%,$(wildcard configs/*/$*.yaml)),none)." >&2; exit 1; }
+
+# What an earlier run left goes first: a run that fails must leave no record.
+$(NOTEBOOKS): %: preset-% env
 	@mkdir -p out
+	@rm -f out/$@.ipynb out/$@.json out/$@.html
 	$(BIN)/papermill notebooks/$@.ipynb out/$@.ipynb --cwd notebooks $(if $(PRESET),-f configs/$(PRESET)/$@.yaml) $(ARGS)
 	$(BIN)/jupyter-nbconvert --log-level WARN --to html --template offline --TemplateExporter.extra_template_basedirs=book/_templates out/$@.ipynb
 
@@ -101,16 +108,19 @@ strip: env
 record:
 	@test -f out/$(NAME).ipynb || { echo "There is no out/$(NAME).ipynb to keep: run 'make $(NAME)' first, or name another notebook with NAME=." >&2; exit 1; }
 	@$(MAKE) --no-print-directory env
-	cp out/$(NAME).ipynb notebooks/$(NAME).ipynb
-	if [ -f out/$(NAME).json ]; then mkdir -p data/results && cp out/$(NAME).json data/results/$(NAME).json; fi
-	$(BIN)/python tools/keep_parameters.py notebooks/$(NAME).ipynb
-	$(BIN)/nbstripout $(STRIP) notebooks/$(NAME).ipynb
-	@$(MAKE) --no-print-directory refresh
+	$(BIN)/python tools/keep_run.py $(NAME)
+	$(BIN)/nbstripout $(STRIP) out/kept/$(NAME).ipynb
+	@mkdir -p data/results
+	cp out/kept/$(NAME).ipynb notebooks/
+	if [ -f out/kept/$(NAME).json ]; then cp out/kept/$(NAME).json data/results/; fi
+	@$(MAKE) --no-print-directory refresh PRESET= ARGS=
 
-# The pages that show all records.
+# The pages that show all records, and the tables of the others.
 refresh: summary status
-	cp out/summary.ipynb out/status.ipynb notebooks/
-	$(BIN)/nbstripout $(STRIP) notebooks/summary.ipynb notebooks/status.ipynb
+	$(BIN)/python tools/keep_run.py summary status
+	$(BIN)/nbstripout $(STRIP) out/kept/summary.ipynb out/kept/status.ipynb
+	cp out/kept/summary.ipynb out/kept/status.ipynb notebooks/
+	$(BIN)/python tools/keep_run.py --comparisons
 	$(BIN)/python tools/update_readme.py
 
 adapters: env

@@ -1,12 +1,13 @@
 """The paper's claims (`data/paper/claims.yaml`) and what the recorded results say about each.
 
     verdicts = evaluate()
-    ClaimsTable(verdicts)          # HTML in a notebook, text in print; .markdown() for the README
+    ClaimsTable(verdicts)          # HTML in a notebook, text in print; .markdown() for the README; `python -m smoothlib.claims` prints it
 
 A verdict is "reproduced", "not reproduced" (the difference is there, the other way round), "inconclusive" (an interval includes no
 difference), "not testable here" or "not measured yet". It never says more than its test: on the embedded model it is one about that model.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from typing import Any
 
 import yaml
 
-from . import paths
+from . import config, paths
 from .evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence, Statement, weigh
 from .paper import load_paper_table
-from .results import recorded
+from .results import record_files, recorded
 from .staleness import staleness_note
-from .tables import Record
+from .tables import REGION, Record
 
 NOT_TESTABLE = "not testable here"
 OUTCOMES = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_MEASURED, NOT_TESTABLE)
@@ -115,7 +116,8 @@ def load_claims(file: Path = FILE) -> list[Claim]:
 
 
 def evaluate(claims: Sequence[Claim] | None = None, *, folder: Path = paths.RESULTS) -> list[Verdict]:
-    """A verdict on each claim from the records in `folder`."""
+    """A verdict on each claim from the records in `folder`. Raises ConfigurationError where it has none, RecordError for a wrong one."""
+    record_files(folder)
     read = cache(lambda name: recorded(name, folder=folder))
     return [verdict(claim, read) for claim in (load_claims() if claims is None else claims)]
 
@@ -220,7 +222,7 @@ class ClaimsTable:
         body = "".join(f"<tr>{self._cells(one, row)}</tr>" for one, row in zip(self.verdicts, self.rows(), strict=True))
         notes = "".join(f"<li>{escape(note)}</li>" for note in [self.counts(), *self.notes()])
         table = f'<table class="comparison" style="white-space: normal"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        return f'<div class="comparison claims">{table}<ul>{notes}</ul></div>'
+        return f'<div class="comparison claims" {REGION}>{table}<ul>{notes}</ul></div>'
 
     @staticmethod
     def _cells(one: Verdict, row: Sequence[str]) -> str:
@@ -230,3 +232,19 @@ class ClaimsTable:
             where = f'<a href="{one.claim.records[0]}.html">{where}</a>'
         reason = reason if not one.figures else "<br>".join(map(escape, [*one.figures, *one.remarks]))
         return f"<td>{claim}</td><td>{where}</td><td><strong>{text}</strong></td><td>{reason}</td>"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print every claim with its verdict."""
+    parser = config.OneSentenceParser(prog="python -m smoothlib.claims", description=main.__doc__)
+    parser.add_argument("--records", type=Path, default=paths.RESULTS, help="folder with recorded results (data/results)")
+    try:
+        print(ClaimsTable(evaluate(folder=parser.parse_args(arguments).records)))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ A wrong value ends in one sentence before any work is done.
 """
 
 import abc
+import argparse
 import ast
 import dataclasses
 import difflib
@@ -20,7 +21,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -30,6 +31,13 @@ class ConfigurationError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """A command line that ends in one sentence, without the usage before it, where an argument is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; --help shows how.\n")
 
 
 class Field(abc.ABC):

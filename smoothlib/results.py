@@ -7,7 +7,6 @@
 `python -m smoothlib.results show FILE` prints a stored record as text.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -20,21 +19,19 @@ import numpy as np
 import pandas as pd
 
 from . import paths
-from .config import plain
+from .config import ConfigurationError, OneSentenceParser, plain
 from .files import atomic_write
 from .paper import PaperTable, load_paper_table
 from .provenance import data_hash, provenance
+from .record_checks import KEYS, SCHEMA, SEAL, RecordError, check_record, seal
 from .staleness import stale, staleness_note
 from .statistics import compare_rows, mean_interval
 from .tables import ComparisonTable, Record, paired_tests
 
 __all__ = [
     "comparison_table", "data_hash", "glue", "load_paper_table", "load_record", "make_record", "measured_table", "paired_tests",
-    "provenance", "recorded", "save_record", "stale", "staleness_note",
+    "provenance", "record_files", "recorded", "save_record", "saved_sentence", "stale", "staleness_note",
 ]  # fmt: skip
-
-SCHEMA = 1
-KEYS = ("schema", "name", "table", "model", "items", "conventions", "rows", "comparisons", "provenance")
 
 
 def make_record(
@@ -110,27 +107,40 @@ def _check_rows(rows: Mapping[str, Mapping[str, Any]], n: int, paper: PaperTable
 
 
 def save_record(record: Record, file: str | Path) -> Path:
-    """Write a record as JSON, atomically. Raises ValueError where it holds NaN or something that JSON has not, saying where."""
+    """Write a record and its seal as JSON, atomically. Raises ValueError, saying where, for NaN or anything else that JSON has not."""
     file = Path(file)
-    text = json.dumps(plain(record, "record"), indent=1, ensure_ascii=False, allow_nan=False)
+    sealed = plain(record, "record") | {SEAL: seal(record)}
+    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
     atomic_write(file, (text + "\n").encode())
     return file
 
 
 def load_record(file: str | Path) -> dict[str, Any]:
-    """Read a record. Raises FileNotFoundError, or ValueError for a file that is not a record of this schema."""
+    """Read a record. Raises FileNotFoundError, or RecordError for a file that is no record or whose numbers contradict each other."""
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"There is no record {file}.")
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON: {error}.") from None
-    missing = [key for key in KEYS if key not in record] if isinstance(record, dict) else list(KEYS)
-    if missing or record["schema"] != SCHEMA:
-        reason = f"lacks {', '.join(missing)}" if missing else f"has schema {record['schema']}"
-        raise ValueError(f"{file} {reason}, but must be a record of schema {SCHEMA}.")
+        raise RecordError(f"{file} is not JSON: {error}.") from None
+    try:
+        check_record(record, file.stem)
+    except RecordError as error:
+        raise RecordError(f"{file}: {error}") from None
     return record
+
+
+def record_files(folder: str | Path | None = None) -> list[Path]:
+    """The files with recorded results in `folder` (None: the repository's), sorted. Raises ConfigurationError where there are none.
+
+    The repository's own folder may be empty: nothing has been recorded yet.
+    """
+    folder = paths.RESULTS if folder is None else Path(folder)
+    files = sorted(folder.glob("*.json"))
+    if not files and folder != paths.RESULTS:
+        raise ConfigurationError(f"Parameter records is {str(folder)!r}, but must be a folder with recorded results (.json).")
+    return files
 
 
 def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | None:
@@ -139,15 +149,28 @@ def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | Non
     return load_record(file) if file.is_file() else None
 
 
+def saved_sentence(name: str) -> str:
+    """Where the run of a notebook left its record, as its last cell prints it: from the repository's folder on."""
+    file = paths.OUT / f"{name}.json"
+    shown = (file.relative_to(paths.ROOT) if file.is_relative_to(paths.ROOT) else file).as_posix()
+    return f"Record of this run: {shown}. In the repository's folder, `python -m smoothlib.results show {shown}` prints it."
+
+
 def comparison_table(
     table: str, *, this_run: Record | None = None, recorded: Record | None = None, headline: bool = False
 ) -> ComparisonTable:
-    """Paper, recorded and this run in one table; see `ComparisonTable`."""
+    """Paper, recorded and this run in one table; see `ComparisonTable`. A run that is the recorded one is shown once, as recorded."""
+    if this_run is not None and recorded is not None and _content(this_run) == _content(recorded):
+        this_run = None
     for record in (this_run, recorded):
         if record is not None and record["table"] != table:
             raise ValueError(f"table is {table!r}, but the record {record['name']} is of {record['table']!r}.")
     columns = {name: column for record in (recorded, this_run) if record for name, column in record.get("columns", {}).items()}
     return ComparisonTable(load_paper_table(table).extended(columns), recorded=recorded, this_run=this_run, headline=headline)
+
+
+def _content(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != SEAL}
 
 
 def measured_table(record: Record) -> pd.DataFrame:
@@ -192,31 +215,37 @@ def show_and_glue(name: str, shown: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`show FILE`: print a record's comparison table and paired tests."""
-    parser = argparse.ArgumentParser(prog="python -m smoothlib.results", description="Records of runs.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = OneSentenceParser(prog="python -m smoothlib.results", description="Records of runs.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="show")
     show = commands.add_parser("show", help="print a record beside the paper's numbers")
-    show.add_argument("file", type=Path, help="a record (.json)")
+    show.add_argument("file", type=Path, metavar="FILE", help="a record (.json)")
     show.add_argument("--markdown", action="store_true", help="print the table alone, as Markdown (a table of the paper)")
     options = parser.parse_args(arguments)
     try:
-        record = load_record(options.file)
-    except (FileNotFoundError, ValueError) as error:
+        _show(options.file, markdown=options.markdown)
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    return 0
+
+
+def _show(file: Path, *, markdown: bool) -> None:
+    record = load_record(file)
     if record["table"] is None:
+        if markdown:
+            raise ValueError(f"--markdown is for records of one of the paper's tables, but {file} answers to none.")
         print(f"{record['model']}; n = {len(record['items'])}; {record['provenance']['date'][:10]}\n")
         print(measured_table(record).to_string())
         print(json.dumps(record.get("facts", {}), indent=1, ensure_ascii=False))
-        return 0
+        return
     table = comparison_table(record["table"], this_run=record, recorded=recorded(record["name"]))
-    if options.markdown:
+    if markdown:
         print(table.markdown())
-        return 0
+        return
     print(table)
     if record["comparisons"]:
         print("\nPaired over images, Wilcoxon signed rank:")
         print(paired_tests(record, table.paper).to_string(index=False, justify="left"))
-    return 0
 
 
 if __name__ == "__main__":

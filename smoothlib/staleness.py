@@ -26,7 +26,7 @@ UNKNOWN = "unknown"  # what `stale` answers for a record that holds no hashes
 OUTSIDE = "(procedure)"  # stands for the source of a procedure that is not of this package
 # Modules and packages that cannot change a measured value, and why. Besides these, `__init__` files: they only give names.
 WITHOUT_INFLUENCE = frozenset(
-    "results tables paper claims evidence status figures provenance machine staleness "  # show, store and judge what was measured
+    "results record_checks tables paper claims evidence status figures provenance machine staleness "  # show, store, judge the measured
     "config paths progress cards files rows".split()  # settings as resolved and fingerprints of weights are in the record; places; messages
 )
 PACKAGE = Path(__file__).resolve().parent

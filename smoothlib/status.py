@@ -6,21 +6,23 @@ from typing import Any
 import pandas as pd
 
 from . import paths
-from .results import load_record
+from .record_checks import SEAL
+from .results import load_record, record_files
 from .staleness import UNKNOWN, stale
 from .tables import machine_name
 
 
 def execution_table(*, folder: Path = paths.RESULTS) -> pd.DataFrame:
     """Record -> date, commit, minutes, items, model, machine, device and precision, versions."""
-    found = {file.stem: _execution(load_record(file)) for file in sorted(folder.glob("*.json"))}
+    found = {file.stem: _execution(load_record(file)) for file in record_files(folder)}
     return pd.DataFrame.from_dict(found, orient="index")
 
 
 def code_table(*, folder: Path = paths.RESULTS) -> pd.DataFrame:
-    """Record -> whether the code that made it is the code that is here now."""
-    found = {file.stem: [_code(load_record(file))] for file in sorted(folder.glob("*.json"))}
-    return pd.DataFrame.from_dict(found, orient="index", columns=["Code since"])
+    """Record -> whether the code that made it is the code that is here now, and whether it has a seal, which `load_record` has checked."""
+    records = {file.stem: load_record(file) for file in record_files(folder)}
+    found = {name: [_code(record), "holds" if SEAL in record else "none: older than seals"] for name, record in records.items()}
+    return pd.DataFrame.from_dict(found, orient="index", columns=["Code since", "Seal"])
 
 
 def _execution(record: dict[str, Any]) -> dict[str, str]:

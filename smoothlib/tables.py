@@ -11,6 +11,7 @@ from .staleness import staleness_note
 
 Record = Mapping[str, Any]
 INDEX = ("Method", "Source")
+REGION = 'tabindex="0" role="region" aria-label="Comparison table"'  # scrolls sideways: the keyboard must reach it, too
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,12 +61,13 @@ class ComparisonTable:
         return f"{mean} [{low}, {high}]"
 
     def notes(self) -> list[str]:
-        """What each source is, one sentence a source, and in which settings this run differs from the recorded one."""
+        """What each source is, and in which settings, weights and data this run differs from the recorded one."""
         paper = self.paper
         notes = [f"Paper: Table {paper.number} of {paper.source} (page {paper.page}, Sec. {paper.section}); {paper.model}; {paper.items}."]
-        notes += [f"{source}: {_origin(record)}" for source, record in self._records().items()]
+        for source, record in self._records().items():
+            notes += [f"{source}: {_origin(record)}", *_frechet_note(source, record)]
         if self.recorded is not None and self.this_run is not None:
-            notes += _differences(self.recorded["provenance"]["config"], self.this_run["provenance"]["config"])
+            notes += _differences(self.recorded["provenance"], self.this_run["provenance"])
         if self._records():
             notes.append("Runs: mean over images or prompts [95 % interval]. Other models and images: compare the rows' order, not values.")
         return notes
@@ -78,7 +80,7 @@ class ComparisonTable:
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{_escape(note)}</li>" for note in self.notes())
         table = self.dataframe().to_html(classes="comparison", border=0, justify="left")
-        return f'<div class="comparison">{table}<ul>{notes}</ul></div>'
+        return f'<div class="comparison" {REGION}>{table}<ul>{notes}</ul></div>'
 
     def markdown(self) -> str:
         """The table without notes, for a README."""
@@ -120,12 +122,36 @@ def _origin(record: Record) -> str:
     return f"{origin} {staleness_note(record)}".strip()
 
 
-def _differences(recorded: Mapping[str, Any], this_run: Mapping[str, Any]) -> list[str]:
-    names = [name for name in dict.fromkeys([*recorded, *this_run]) if recorded.get(name) != this_run.get(name)]
-    if not names:
+def _frechet_note(source: str, record: Record) -> list[str]:
+    """A Fréchet distance says little without the number of images and the distance that real images have from each other."""
+    facts = record.get("facts", {})
+    floor, count = facts.get("judges", {}).get("frechet_floor"), facts.get("num_images")
+    if floor is None or count is None:
         return []
-    changes = ", ".join(f"{name} = {this_run.get(name)!r} (recorded {recorded.get(name)!r})" for name in names)
-    return [f"This run's settings differ from the recorded ones: {changes}."]
+    return [
+        f"{source}: FD compares {count} generated with {count} real images. Two sets of {count} real images are {floor:.1f} apart; "
+        "only what exceeds this is the model's. FD falls as the number of images grows: compare it at equal numbers only."
+    ]
+
+
+def _differences(recorded: Mapping[str, Any], this_run: Mapping[str, Any]) -> list[str]:
+    """In what the provenance of this run differs from that of the recorded one: settings, weights, data."""
+    notes = []
+    old, new = recorded["config"], this_run["config"]
+    if changed := [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]:
+        changes = ", ".join(f"{name} = {new.get(name)!r} (recorded {old.get(name)!r})" for name in changed)
+        notes.append(f"This run's settings differ from the recorded ones: {changes}.")
+    old, new = recorded.get("models", {}), this_run.get("models", {})
+    if changed := [name for name in new if name in old and old[name] != new[name]]:
+        changes = ", ".join(f"{name} {new[name][:8]} (recorded {old[name][:8]})" for name in changed)
+        notes.append(f"This run's weights differ from the recorded ones of the same name: {changes}.")
+    if alone := [name for name in new if name not in old]:
+        notes.append(f"Only this run has the weights {', '.join(alone)}.")
+    if alone := [name for name in old if name not in new]:
+        notes.append(f"Only the recorded run has the weights {', '.join(alone)}.")
+    if recorded["config"] == this_run["config"] and recorded.get("data_hash") != this_run.get("data_hash"):
+        notes.append("This run's data differ from the recorded ones: the same settings chose other images or captions.")
+    return notes
 
 
 def _escape(text: str) -> str:

@@ -10,6 +10,7 @@ from sample_statements import paired, record
 
 from smoothlib import claims, paths, results
 from smoothlib.claims import Claim, ClaimsTable, evaluate, load_claims
+from smoothlib.config import ConfigurationError
 from smoothlib.evidence import (
     INCONCLUSIVE,
     NOT_MEASURED,
@@ -31,6 +32,9 @@ def test_claims_follow_the_records(tmp_path):
     def outcomes():
         return {verdict.claim.id: verdict.text for verdict in evaluate(chosen, folder=tmp_path)}
 
+    with pytest.raises(ConfigurationError, match=r"Parameter records is '.*', but must be a folder with recorded results"):
+        outcomes()  # a wrong folder is no result
+    results.save_record(record({"Base": {"mse": 1.0}}, name="table2_recon", table="table2"), tmp_path / "table2_recon.json")
     assert set(outcomes().values()) == {NOT_MEASURED}
     low = {"istd": 1.0, "cv": 1.0, "lpips_cv": 1.0, "scene_alignment": 30.0}
     high = {"istd": 2.0, "cv": 2.0, "lpips_cv": 2.0, "scene_alignment": 20.0}
@@ -198,3 +202,12 @@ def test_the_recorded_results_give_the_verdicts_that_their_values_give():
                 a, b = (made["rows"][find_row(made, row)]["metrics"] for row in test.rows)
                 metric = next(m for m in ([test.metric] if isinstance(test.metric, str) else test.metric) if m in a)
                 assert (a[metric]["mean"] < b[metric]["mean"]) == (test.direction == "lower"), verdict.claim.id
+
+
+def test_the_command_prints_the_verdicts_or_refuses_in_one_sentence(tmp_path, capsys):
+    stored(tmp_path, Base={"istd": 1.0})
+    assert claims.main(["--records", str(tmp_path)]) == 0 and capsys.readouterr().out.startswith(f"Of {len(load_claims())} claims: ")
+    assert claims.main(["--records", str(tmp_path / "nope")]) == 1 and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        claims.main(["--anything"])
+    assert capsys.readouterr().err == "python -m smoothlib.claims: unrecognized arguments: --anything; --help shows how.\n"

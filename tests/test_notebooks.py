@@ -4,9 +4,7 @@ import ast
 import base64
 import json
 import re
-import runpy
 from itertools import pairwise
-from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -36,7 +34,7 @@ def parameters_cell(notebook):
 def test_notebook_keeps_the_conventions(notebook):
     content = read(notebook)
     tags = [tag for cell in content.cells for tag in cell.metadata.get("tags", [])]
-    assert "injected-parameters" not in tags, "a run's parameters would override the defaults of the next: tools/keep_parameters.py"
+    assert "injected-parameters" not in tags, "a run's parameters would override the defaults of the next: tools/keep_run.py"
     nbformat.validate(content)
     assert content.metadata.kernelspec.name == "python3"
     assert content.cells[0].cell_type == "markdown" and content.cells[0].source.startswith("# ")
@@ -48,15 +46,6 @@ def test_notebook_keeps_the_conventions(notebook):
         assert following is None or following.lineno > statement.lineno
     source = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
     assert "configuration(" in source, "the parameters are validated"
-
-
-def test_a_runs_parameters_are_kept_as_words():
-    tool = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "keep_parameters.py")))
-    injected = nbformat.v4.new_code_cell("# Parameters\nseed = 3\nmodel = 'mini'", metadata={"tags": ["injected-parameters"]})
-    kept = tool.keep_parameters(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 0"), injected]))
-    assert [cell.cell_type for cell in kept.cells] == ["code", "markdown"] and kept.cells[0].source == "seed = 0"
-    assert "`seed = 3`, `model = 'mini'`" in kept.cells[1].source and "Parameters" not in kept.cells[1].source
-    assert len(tool.keep_parameters(kept).cells) == 1  # run again with the defaults: what was said of the other run goes
 
 
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
@@ -72,6 +61,37 @@ def test_notebook_outputs_are_whole_small_and_without_errors(notebook):
             assert len(base64.b64decode(image)) <= 300 * KB
             shown = cell.metadata.get("mystnb", {}).get("image", {})
             assert shown.get("alt", "").strip() and shown.get("classes") == "dark-light", f"metadata of the cell {cell.source[:60]!r}"
+
+
+def as_run(content):
+    """Parameter -> value of the run that a committed notebook shows: its defaults, or what the sentence below them says instead."""
+    (cell,) = [cell for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
+    sentences = [cell.source for cell in content.cells if cell.source.startswith("The outputs on this page are of a run with")]
+    settings = {}
+    for code in [cell.source, *re.findall(r"`(\w+ = [^`]+)`", " ".join(sentences))]:
+        for statement in ast.parse(code).body:
+            target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+            settings[target.id] = ast.literal_eval(statement.value)
+    return settings
+
+
+def suggestions(content):
+    """The settings that the text tells readers to try: one dict for each piece of code with options of papermill."""
+    for cell in (cell for cell in content.cells if cell.cell_type == "markdown"):
+        for code in re.findall(r"`([^`]*-[py] [^`]+)`", cell.source):
+            given = dict(re.findall(r"-p (\w+) (\"[^\"]*\"|[^\s\"]+)", code))
+            given |= dict(re.findall(r"-y [\"'](\w+): ([^\"']+)[\"']", code))
+            yield {name: yaml.safe_load(value) for name, value in given.items()}
+
+
+@pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
+def test_readers_are_not_told_to_try_what_the_page_shows(notebook):
+    """A page is recorded with other settings than the defaults: text about the defaults must not pass for text about the page."""
+    content = read(notebook)
+    shown = as_run(content)
+    for given in suggestions(content):
+        assert given and set(given) <= set(shown), f"{given} has names that are no parameters"
+        assert any(shown[name] != value for name, value in given.items()), f"{given} is what this page was run with"
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -140,6 +140,14 @@ def test_no_absolute_paths_and_no_index_options():
     assert not found
 
 
+def test_what_papermill_leaves_at_the_root_is_not_added():
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    names = ["out.ipynb", "out2.ipynb", "out/table2_recon.json", "notebooks/out.ipynb"]
+    ignored = subprocess.run(["git", "-C", str(ROOT), "check-ignore", *names], capture_output=True, text=True).stdout.split()
+    assert ignored == names[:3]
+
+
 def test_modules_stay_readable():
     long = {
         str(file.relative_to(ROOT)): lines for file in (ROOT / "smoothlib").rglob("*.py") if (lines := file.read_text().count("\n")) > 300

@@ -13,6 +13,7 @@ from sample_records import VAE, make
 from smoothlib import paths, results
 from smoothlib.paper import load_paper_table
 from smoothlib.provenance import revision
+from smoothlib.record_checks import seal
 from smoothlib.results import comparison_table, load_record, measured_table, save_record
 from smoothlib.statistics import holm, mean_interval
 
@@ -66,7 +67,9 @@ def test_an_item_counts_once():
 
 def test_a_record_survives_the_disk(tmp_path):
     record = make()
-    assert load_record(save_record(record, tmp_path / "deep" / "record.json")) == record
+    again = load_record(save_record(record, tmp_path / "deep" / "table2_recon.json"))
+    assert again == record | {"seal": seal(record)}
+    assert load_record(save_record(again, tmp_path / "table2_recon.json")) == again
     vae = record["rows"]["VAE"]["metrics"]["mse"]
     assert vae["values"] == VAE["mse"].tolist()
     interval = mean_interval(VAE["mse"])
@@ -131,8 +134,8 @@ def test_a_record_may_answer_to_no_table_of_the_paper(tmp_path, capsys):
     facts = {"frechet_distance": 12.5, "sweep": {"3": {"cls": 0.25}}}
     whole = {"Generated": {"fd": 12.5}}
     record = make(table=None, rows={"Generated": {"cls": [1.0, 0.0] * 6}, "VAE": VAE}, facts=facts, totals=whole)
-    file = save_record(record, tmp_path / "record.json")
-    assert load_record(file) == record and record["table"] is None and record["facts"] == facts
+    file = save_record(record, tmp_path / "table2_recon.json")
+    assert load_record(file) == record | {"seal": seal(record)} and record["table"] is None and record["facts"] == facts
     assert record["rows"]["Generated"]["metrics"]["cls"]["mean"] == 0.5 and record["rows"]["VAE"] == make()["rows"]["VAE"] | {
         "paper_row": None
     }
@@ -169,19 +172,41 @@ def test_a_file_that_is_no_record_is_named(tmp_path, content, sentence, capsys):
 
 
 def test_another_schema_is_refused(tmp_path):
-    file = save_record(make() | {"schema": 2}, tmp_path / "record.json")
+    file = save_record(make() | {"schema": 2}, tmp_path / "table2_recon.json")
     with pytest.raises(ValueError, match="has schema 2, but must be a record of schema 1"):
         load_record(file)
 
 
 def test_show_prints_the_table_as_text(tmp_path):
-    file = save_record(make(), tmp_path / "record.json")
+    file = save_record(make(), tmp_path / "table2_recon.json")
     command = [sys.executable, "-m", "smoothlib.results", "show", str(file)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=paths.ROOT, encoding="utf-8")
     assert "Stable Diff. + DDIM" in shown.stdout and "Base + DDIM, guidance 3" in shown.stdout and "p (Holm)" in shown.stdout
     assert shown.stderr == ""
     rows = [line for line in shown.stdout.splitlines() if "[" in line and ";" not in line and "settings differ" not in line]
     assert rows and max(map(len, rows)) <= 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["show"], "python -m smoothlib.results show: the following arguments are required: FILE; --help shows how."),
+        ([], "python -m smoothlib.results: the following arguments are required: show; --help shows how."),
+        (["show", "x.json", "--nope"], "python -m smoothlib.results: unrecognized arguments: --nope; --help shows how."),
+    ],
+)
+def test_a_wrong_command_ends_in_one_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as ended:
+        results.main(arguments)
+    assert ended.value.code == 2 and capsys.readouterr().err == f"{sentence}\n"
+
+
+def test_the_last_cell_says_where_the_record_lies(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "OUT", paths.ROOT / "out")
+    sentence = results.saved_sentence("table2_recon")
+    assert sentence.startswith("Record of this run: out/table2_recon.json.") and str(paths.ROOT) not in sentence
+    monkeypatch.setattr(paths, "OUT", tmp_path)
+    assert (tmp_path / "table2_recon.json").as_posix() in results.saved_sentence("table2_recon")
 
 
 # Glue -----------------------------------------------------------------------------------------------------------------------------

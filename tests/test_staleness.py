@@ -1,10 +1,13 @@
 """Is a record older than the code? Hashes of sources, and the status page."""
 
+import json
+
 import pytest
 import torch
 from sample_records import make
 
 from smoothlib import staleness, status
+from smoothlib.config import ConfigurationError
 from smoothlib.results import comparison_table, save_record, stale
 from smoothlib.staleness import modules_behind, package_modules, source_hash, staleness_note, united
 
@@ -149,14 +152,17 @@ def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):
     record = make()
     save_record(record, tmp_path / "table2_recon.json")
     record["provenance"]["modules"]["statistics"] = "0" * 16
-    save_record(record, tmp_path / "train_base.json")
+    save_record(record | {"name": "train_base"}, tmp_path / "train_base.json")
     del record["provenance"]["modules"]
-    save_record(record, tmp_path / "before.json")
+    (tmp_path / "before.json").write_text(json.dumps(record | {"name": "before"}), encoding="utf-8")  # from before there were seals
     table = status.execution_table(folder=tmp_path)
     assert list(table.index) == ["before", "table2_recon", "train_base"]
     row, made = table.loc["table2_recon"], record["provenance"]
     assert (row["Recorded"], row["Minutes"], row["Items"]) == (made["date"][:10], "1.0", "12")
     assert row["Commit"].startswith(made["commit"][:10]) if made["commit"] else row["Commit"] == "none"
     assert (row["torch"], row["Device"]) == (torch.__version__.partition("+")[0], "cpu, float32")
-    code = status.code_table(folder=tmp_path)["Code since"].to_dict()
-    assert code == {"before": "unknown", "table2_recon": "the same", "train_base": "changed: statistics"}
+    code = status.code_table(folder=tmp_path)
+    assert code["Code since"].to_dict() == {"before": "unknown", "table2_recon": "the same", "train_base": "changed: statistics"}
+    assert code["Seal"].to_dict() == {"before": "none: older than seals", "table2_recon": "holds", "train_base": "holds"}
+    with pytest.raises(ConfigurationError, match=r"Parameter records is '.*nope', but must be a folder with recorded results"):
+        status.execution_table(folder=tmp_path / "nope")

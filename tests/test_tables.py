@@ -42,6 +42,47 @@ def test_comparison_table_puts_measured_rows_under_the_papers():
     assert "n = 12" in str(table) and repr(table) == str(table)
 
 
+def changed(record, **provenance):
+    return record | {"provenance": record["provenance"] | provenance}
+
+
+def test_a_run_is_compared_with_the_recorded_one_in_settings_weights_and_data():
+    recorded = changed(make(), models={"base": "0" * 64, "smooth": "a" * 64, "old": "c" * 64})
+
+    def differences(**provenance):
+        notes = comparison_table("table2", recorded=recorded, this_run=changed(recorded, date="2026-01-01T00:00:00", **provenance)).notes()
+        return [note for note in notes if note.startswith(("This run's", "Only "))]
+
+    assert differences() == []
+    assert differences(models={"base": "0" * 64, "smooth": "b" * 64, "new": "d" * 64}) == [
+        "This run's weights differ from the recorded ones of the same name: smooth bbbbbbbb (recorded aaaaaaaa).",
+        "Only this run has the weights new.",
+        "Only the recorded run has the weights old.",
+    ]
+    assert differences(data_hash="beef") == [
+        "This run's data differ from the recorded ones: the same settings chose other images or captions."
+    ]
+    other = recorded["provenance"]["config"] | {"seed": 1}
+    assert differences(config=other, data_hash="beef") == ["This run's settings differ from the recorded ones: seed = 1 (recorded 0)."]
+
+
+def test_the_recorded_run_is_shown_once(tmp_path):
+    record = make()
+    again = load_record(save_record(record, tmp_path / "table2_recon.json"))
+    assert str(comparison_table("table2", this_run=record, recorded=again)) == str(comparison_table("table2", recorded=again))
+
+
+def test_a_frechet_distance_comes_with_its_number_of_images_and_its_floor():
+    record = make_with_columns(facts={"num_images": 500, "judges": {"frechet_floor": 100.62}})
+    (note,) = [note for note in comparison_table("table1", recorded=record).notes() if "FD" in note]
+    assert "500 generated with 500 real images" in note and "100.6 apart" in note
+    assert not [note for note in comparison_table("table1", recorded=make_with_columns()).notes() if "FD compares" in note]
+
+
+def test_the_keyboard_reaches_what_scrolls():
+    assert '<div class="comparison" tabindex="0" role="region" aria-label="' in comparison_table("table1")._repr_html_()
+
+
 def test_comparison_table_without_runs_is_the_papers():
     frame = comparison_table("table4").dataframe()
     assert [source for _, source in frame.index] == ["Paper"] * 4 and frame.shape == (4, 3)
@@ -109,7 +150,7 @@ def test_further_columns_stand_beside_the_papers():
 
 def test_a_record_with_further_columns_is_stored_and_read(tmp_path):
     record = make_with_columns(facts={"seeds": [1, 2]})
-    again = load_record(save_record(record, tmp_path / "record.json"))
+    again = load_record(save_record(record, tmp_path / "table2_recon.json"))
     assert str(comparison_table("table1", recorded=again)) == str(comparison_table("table1", recorded=record))
     assert again["facts"] == {"seeds": [1, 2]}
 

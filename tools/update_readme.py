@@ -5,6 +5,7 @@ data/results, `<!-- mini --> ... <!-- /mini -->` the quality of the embedded mod
 """
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,4 +77,7 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    try:
+        README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))

@@ -9,6 +9,8 @@
 #   make unit            the tests in tests/
 #   make notebooks       every notebook with the small settings of configs/smoke
 #   make record          keep a finished run of `make NAME`: its outputs in notebooks/, its record in data/results; then `make refresh`
+#   make results         record every page whose code, settings, weights or data have changed, then `make refresh`: hours on a CPU, resumable
+#   make retrain         print how all that ships is trained anew, from the scenes on; YES=1 does it: a day on a CPU, resumable
 #   make refresh         run summary and status again and keep them; let tables and README show the records
 #   make adapters        train the adapters of configs/adapters.yaml that are not there: hours on a CPU
 #   make readme          write the numbers of data/ between the markers of README.md
@@ -23,6 +25,8 @@
 #   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
 #   NAME=train_base      the notebook that `make record` keeps (table2_recon)
+#   ONLY="table1_istd"   the pages that `make results` looks at (all); PLAN=1: only print what it would do; ALL=1: current pages too
+#   FROM=decoder         the stage that `make retrain` begins with (scenes)
 #   OPEN=                the program that opens the page of `make reproduce`; empty: none
 
 PYTHON ?= python3
@@ -43,7 +47,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SMOOTHLIB_REUSE ?= $(REUSE)
 
-.PHONY: help env reproduce test lint unit notebooks book strip record refresh adapters readme clean $(NOTEBOOKS)
+.PHONY: help env reproduce test lint unit notebooks book strip keep record results retrain refresh adapters readme clean $(NOTEBOOKS)
 .DEFAULT_GOAL := help
 
 help:
@@ -105,7 +109,7 @@ strip: env
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
 # Looks first, installs then: without a run there is nothing to keep.
-record:
+keep:
 	@test -f out/$(NAME).ipynb || { echo "There is no out/$(NAME).ipynb to keep: run 'make $(NAME)' first, or name another notebook with NAME=." >&2; exit 1; }
 	@$(MAKE) --no-print-directory env
 	$(BIN)/python tools/keep_run.py $(NAME)
@@ -113,6 +117,8 @@ record:
 	@mkdir -p data/results
 	cp out/kept/$(NAME).ipynb notebooks/
 	if [ -f out/kept/$(NAME).json ]; then cp out/kept/$(NAME).json data/results/; fi
+
+record: keep
 	@$(MAKE) --no-print-directory refresh PRESET= ARGS=
 
 # The pages that show all records, and the tables of the others.
@@ -122,6 +128,13 @@ refresh: summary status
 	cp out/kept/summary.ipynb out/kept/status.ipynb notebooks/
 	$(BIN)/python tools/keep_run.py --comparisons
 	$(BIN)/python tools/update_readme.py
+
+# Both print what they will do and how long it takes before they begin, and go on after an interruption.
+results: env
+	$(BIN)/python tools/make_results.py $(if $(ONLY),--only $(ONLY)) $(if $(PLAN),--plan) $(if $(ALL),--all)
+
+retrain: env
+	$(BIN)/python tools/retrain.py $(if $(YES),--yes) $(if $(FROM),--from $(FROM))
 
 adapters: env
 	$(BIN)/python tools/train_adapters.py

@@ -259,7 +259,10 @@ def test_progress_is_the_callers(case):
     [
         (dict(guidance_scale=1), "guidance_scale must differ from 1"),
         (dict(num_inner_steps=0), "num_inner_steps must be at least 1, not 0"),
-        (dict(lr=0.0), "lr must be positive, not 0.0"),
+        (dict(lr=0.0), "lr must be positive and finite, not 0.0"),
+        (dict(guidance_scale=math.nan), "guidance_scale is nan, but must be a finite number"),
+        (dict(tolerance=math.nan), "tolerance is nan, but must be a finite number"),
+        (dict(prompt_embeds=torch.full((3, 16, 16), math.inf)), "prompt_embeds contains NaN or infinity, but must be finite"),
         (dict(pivots=torch.zeros(1, 3, *LATENT_SHAPE)), "pivots must have shape"),
         (dict(prompt_embeds=torch.zeros(2, 16, 16)), r"prompt_embeds must have shape .* not \(2, 16, 16\)"),
         (dict(prompt_embeds=torch.zeros(4, 3, 16, 16)), r"prompt_embeds must have shape .* not \(4, 3, 16, 16\)"),

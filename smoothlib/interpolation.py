@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diffusion import slerp
+from .diffusion import check_finite, slerp
 from .inversion import Progress, check_null_text, ddim_invert, null_text_inversion
 from .sampling import Embeds, check_embeds, decode_latents, encode_images, encode_prompts, sample_steps
 
@@ -257,3 +257,5 @@ def _of_walks(embeds: Embeds, walks: Tensor) -> Embeds:
 def _check_latents(start: Tensor, end: Tensor) -> None:
     if start.shape != end.shape or start.ndim != 4:
         raise ValueError(f"start and end must have one shape (B, 4, h, w), not {tuple(start.shape)} and {tuple(end.shape)}")
+    check_finite("start", start)
+    check_finite("end", end)

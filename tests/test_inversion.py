@@ -275,6 +275,21 @@ def test_bad_arguments_are_named_before_any_work(pipe, change, message):
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(z0=torch.full((1, *LATENT_SHAPE), math.nan)), "z0 contains NaN or infinity, but must be finite"),
+        (dict(prompt_embeds=torch.full((1, 16, 16), math.nan)), "prompt_embeds contains NaN or infinity, but must be finite"),
+        (dict(guidance_scale=math.inf), "guidance_scale is inf, but must be a finite number"),
+    ],
+)
+def test_ddim_inversion_names_bad_arguments_before_any_work(pipe, change, message):
+    arguments = dict(z0=torch.zeros(1, *LATENT_SHAPE), prompt_embeds=torch.zeros(1, 16, 16)) | change
+    with counted_calls(pipe) as calls, pytest.raises(ValueError, match=message):
+        ddim_invert(pipe, **arguments)
+    assert calls == []
+
+
 def test_half_precision_is_refused():
     pipe = tiny_pipeline(dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"pipe must be in float32 .* not torch.bfloat16"):

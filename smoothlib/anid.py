@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diffusion import set_timesteps, slerp
+from .diffusion import check_finite, sampling_scheduler, set_timesteps, slerp, warn_of_signal
 from .interpolation import decode_frames, encode_pairs, frame_embeds, mixing_ratios, sample_frames
 from .sampling import Embeds
 
@@ -156,11 +156,16 @@ def add_noise(x: Tensor, noise: Tensor, alpha_bar_from: float, alpha_bar_to: flo
 
 def _alpha_bars(pipe: "StableDiffusionPipeline", num_inference_steps: int, steps_left: list[int]) -> list[float]:
     """alpha_bar at which the last `n` of the sampling steps start, for each n of `steps_left`."""
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler = sampling_scheduler(pipe)
     timesteps = set_timesteps(scheduler, num_inference_steps)
+    if float(scheduler.init_noise_sigma) != 1:
+        kind = type(scheduler).__name__
+        raise ValueError(f"scheduler is {kind}, but must keep latents at unit variance for ANID, as DDIMScheduler does")
+    warn_of_signal(scheduler, num_inference_steps)
     return [float(scheduler.alphas_cumprod[timesteps[num_inference_steps - left]]) for left in steps_left]
 
 
 def _check_noise(noise: Tensor, shape: tuple[int, ...]) -> None:
     if noise.shape != shape:
         raise ValueError(f"noise must have shape {tuple(shape)}, not {tuple(noise.shape)}")
+    check_finite("noise", noise)

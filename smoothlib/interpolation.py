@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diffusion import slerp
-from .inversion import Progress, ddim_invert, null_text_inversion
+from .diffusion import check_finite, slerp
+from .inversion import Progress, check_null_text, ddim_invert, null_text_inversion
 from .sampling import Embeds, check_embeds, decode_latents, encode_images, encode_prompts, sample_steps
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def latent_walk(
     frames: int = 11,
     num_inference_steps: int = 50,
     batch_size: int | None = None,
+    inverted: bool = False,
 ) -> Tensor:
     """Walk between two noises (Eq. 18): images from slerp(start, end, eta), eta = 0, .1, ..., 1 at 11 frames.
 
@@ -48,6 +49,7 @@ def latent_walk(
         second_embeds: prompts of the end frames where they differ, (B or 1, L, D); those between are mixed linearly.
         null_embeds: null embeddings per walk in any form of `smoothlib.sampling`, the same for all of its frames; None: the empty prompt.
         batch_size: most images in one call of the network (which guidance doubles); None: all B * F.
+        inverted: `start` and `end` are latents of inverted images, see `sampling.sample_steps`.
 
     Returns:
         Images, (B, F, 3, H, W) in [-1, 1].
@@ -63,6 +65,7 @@ def latent_walk(
         null_embeds=null_embeds,
         num_inference_steps=num_inference_steps,
         batch_size=batch_size,
+        inverted=inverted,
     )
     return decode_frames(pipe, z0, batch_size)
 
@@ -82,7 +85,7 @@ def vae_interpolation(
 
 @dataclass(frozen=True)
 class InvertedPairs:
-    """Pairs of real images as walks can use them: `latent_walk(pipe, p.start, p.end, ..., null_embeds=p.null_embeds)`."""
+    """Pairs of real images as walks can use them: `latent_walk(pipe, p.start, p.end, ..., null_embeds=p.null_embeds, inverted=True)`."""
 
     start: Tensor  # (B, 4, h, w): x_T of the first images
     end: Tensor  # (B, 4, h, w): x_T of the second images
@@ -108,6 +111,7 @@ def invert_pairs(
     All images are DDIM-inverted as one batch at guidance 1; then, pair after pair, null embeddings minimise the sum of its two losses.
     Arguments as for `real_image_interpolation`; `progress` wraps the step indices of each pair.
     """
+    check_null_text(pipe, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps)  # before the inversion
     z0 = torch.cat(encode_pairs(pipe, first, second))  # (2B, 4, h, w)
     num_pairs = len(first)
     embeds = frame_embeds(prompt_embeds, second_embeds, mixing_ratios(2), num_pairs).transpose(0, 1).flatten(0, 1)  # (2B, L, D)
@@ -154,7 +158,7 @@ def real_image_interpolation(
     mixing_ratios(frames)  # checked before the inversion, which takes most of the time
     arguments = dict(guidance_scale=guidance_scale, second_embeds=second_embeds, num_inference_steps=num_inference_steps)
     inverted = invert_pairs(pipe, first, second, prompt_embeds, num_inner_steps=num_inner_steps, progress=progress, **arguments)
-    arguments |= dict(null_embeds=inverted.null_embeds, frames=frames, batch_size=batch_size)
+    arguments |= dict(null_embeds=inverted.null_embeds, frames=frames, batch_size=batch_size, inverted=True)
     return latent_walk(pipe, inverted.start, inverted.end, prompt_embeds, **arguments), inverted
 
 
@@ -189,11 +193,12 @@ def sample_frames(
     first_step: int = 0,
     last_step: int | None = None,
     batch_size: int | None = None,
+    inverted: bool = False,
 ) -> Tensor:
     """Denoise the frames of all walks, (B, F, 4, h, w), with an embedding for each, (B, F, L, D): walks and frames form one batch.
 
-    Runs the sampling steps `first_step`, ..., `last_step - 1` (None: to the end). `null_embeds` are per walk, `batch_size` as in
-    `latent_walk`.
+    Runs the sampling steps `first_step`, ..., `last_step - 1` (None: to the end). `null_embeds` are per walk, `batch_size` and
+    `inverted` as in `latent_walk`.
     """
     num_walks, num_frames = latents.shape[:2]
     last_step = num_inference_steps if last_step is None else last_step
@@ -213,6 +218,7 @@ def sample_frames(
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             first_step=first_step,
+            inverted=inverted,
         )
         for z in islice(steps, last_step - first_step):  # noqa: B007 - only the last is kept
             pass
@@ -251,3 +257,5 @@ def _of_walks(embeds: Embeds, walks: Tensor) -> Embeds:
 def _check_latents(start: Tensor, end: Tensor) -> None:
     if start.shape != end.shape or start.ndim != 4:
         raise ValueError(f"start and end must have one shape (B, 4, h, w), not {tuple(start.shape)} and {tuple(end.shape)}")
+    check_finite("start", start)
+    check_finite("end", end)

@@ -4,6 +4,7 @@ Both take latents z0 (`sampling.encode_images`) and work on a batch of images at
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diffusion import ddim_inverse_scheduler, ddim_scheduler, set_timesteps
-from .sampling import check_embeds, encode_prompts, predict_noise
+from .diffusion import check_finite, check_number, ddim_inverse_scheduler, ddim_scheduler, set_timesteps
+from .sampling import check_embeds, check_latents, encode_prompts, predict_noise
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -34,7 +35,8 @@ def ddim_invert(
     """DDIM inversion (Eq. 4): the pivots z*_0, ..., z*_T that DDIM sampling would pass through, in reverse.
 
     Eq. 4 evaluates the noise at t. Like the authors' code this evaluates it at the upper end of each step, t + 1, the timestep at which the
-    sampling step back down evaluates it too; the remaining error is that it is evaluated at z*_t instead of z*_{t+1}.
+    sampling step back down evaluates it too; the remaining error is that it is evaluated at z*_t instead of z*_{t+1}. Where the network
+    gives v or the sample, its output is converted with the level that it was asked at: one denoiser has one inversion, whatever it gives.
 
     Args:
         z0: latents of the images, (B, 4, h, w).
@@ -46,7 +48,13 @@ def ddim_invert(
 
     Returns:
         Pivots, (T + 1, B, 4, h, w): index 0 is z0, index T the inverted noise.
+
+    Raises:
+        ValueError: bad arguments, or a scheduler without DDIM's kind of noise schedule, such as flow matching's.
+        RuntimeError: the latents are no longer finite after a step; names it.
     """
+    check_number("guidance_scale", guidance_scale)
+    check_finite("z0", z0)
     scheduler = ddim_inverse_scheduler(pipe)
     timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)  # ascending
     if null_embeds is None and guidance_scale != 1:
@@ -58,6 +66,7 @@ def ddim_invert(
     for i in progress(range(num_inference_steps)):
         e = predict_noise(pipe.unet, z, timesteps[i], cond, null, guidance_scale)
         z = scheduler.step(e, timesteps[i], z, return_dict=False)[0]
+        check_latents(z, f"step {i} of {num_inference_steps}")
         pivots.append(z)
     return torch.stack(pivots)
 
@@ -109,7 +118,11 @@ def null_text_inversion(
         ValueError: bad arguments, or a network in half precision (the losses lie below its resolution).
         RuntimeError: a loss is not finite; names the step and the image.
     """
-    _check_arguments(pipe, pivots, guidance_scale, num_inner_steps, lr)
+    if pivots.ndim != 5 or len(pivots) < 2:
+        raise ValueError(f"pivots must have shape (T + 1, B, 4, h, w) with T >= 1, not {tuple(pivots.shape)}")
+    check_null_text(pipe, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, lr=lr)
+    check_number("tolerance", tolerance)
+    check_number("tolerance_growth", tolerance_growth)
     pivots = pivots.to(pipe.unet.device, pipe.unet.dtype)
     num_inference_steps, batch_size = len(pivots) - 1, pivots.shape[1]
     scheduler = ddim_scheduler(pipe)
@@ -211,15 +224,15 @@ def _one_per_image(name: str, embeds: Tensor, z: Tensor) -> Tensor:
     return embeds.to(z).expand(len(z), -1, -1)
 
 
-def _check_arguments(pipe: "StableDiffusionPipeline", pivots: Tensor, guidance_scale: float, num_inner_steps: int, lr: float) -> None:
-    if pivots.ndim != 5 or len(pivots) < 2:
-        raise ValueError(f"pivots must have shape (T + 1, B, 4, h, w) with T >= 1, not {tuple(pivots.shape)}")
+def check_null_text(pipe: "StableDiffusionPipeline", *, guidance_scale: float, num_inner_steps: int, lr: float = 1e-2) -> None:
+    """Raise as `null_text_inversion` would: for callers that have something expensive to do before it."""
+    check_number("guidance_scale", guidance_scale)
     if guidance_scale == 1:
         raise ValueError("guidance_scale must differ from 1 for null-text inversion: at 1 the null embedding has no effect")
     if num_inner_steps < 1:
         raise ValueError(f"num_inner_steps must be at least 1, not {num_inner_steps}")
-    if not lr > 0:
-        raise ValueError(f"lr must be positive, not {lr}")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be positive and finite, not {lr}")
     if pipe.unet.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"pipe must be in float32 for null-text inversion, not {pipe.unet.dtype}: load it with dtype=torch.float32")
 

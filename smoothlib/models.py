@@ -20,6 +20,7 @@ from .cards import CARD, read_card
 from .differences import FILE as DIFFERENCE
 from .differences import add_difference
 from .diffusion import ddim_scheduler
+from .pipeline_kind import PIPELINE, check_pipeline_kind, not_runnable
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -54,7 +55,8 @@ def load_pipeline(
         revision: commit (40 hex digits) of a hub id; known for Stable Diffusion 1.5.
 
     Raises:
-        ValueError: no such kind of name, no pinned commit, a file that differs from its card, an adapter that does not fit.
+        ValueError: no such kind of name, no pinned commit, a file that differs from its card, an adapter that does not fit, another kind of
+            pipeline than Stable Diffusion's text-to-image (SDXL, inpainting, ...) or another kind of noise schedule than DDIM's.
         FileNotFoundError: the model, or a file that its card lists, is not there, or the download failed.
     """
     folder = _fine_tune(name)
@@ -68,13 +70,15 @@ def load_pipeline(
 
 
 def _load_whole(name: str, dtype: torch.dtype, revision: str | None) -> "StableDiffusionPipeline":
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     with _no_progress_bars():
         folder = _trusted_folder(name, revision)
+        check_pipeline_kind(folder)
         options = dict(dtype=dtype, use_safetensors=True, local_files_only=True, requires_safety_checker=False, **WITHOUT_CHECKER)
         pipe = StableDiffusionPipeline.from_pretrained(str(folder), **options)
-    pipe.scheduler = ddim_scheduler(pipe)
+    # diffusers' own class, so that what is saved loads without this package; `sampling.sample` chains its steps
+    pipe.scheduler = DDIMScheduler.from_config(ddim_scheduler(pipe).config)
     pipe.set_progress_bar_config(disable=None)  # bars in a terminal only
     return pipe
 
@@ -186,6 +190,7 @@ def _local_folder(name: str, needed: str) -> Path | None:
 def _download(name: str, revision: str | None) -> Path:
     """The local snapshot of a hub id, downloaded where the cache lacks it."""
     from diffusers import StableDiffusionPipeline
+    from huggingface_hub import hf_hub_download
 
     hub_id, _, pinned = name.partition("@")
     revision = revision or pinned or PINNED_REVISIONS.get(hub_id) or ""
@@ -195,13 +200,16 @@ def _download(name: str, revision: str | None) -> Path:
             f"('{hub_id}@<commit>' for short), not {revision!r}"
         )
     try:
-        return Path(StableDiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True, **WITHOUT_CHECKER))
+        index = json.loads(Path(hf_hub_download(hub_id, "model_index.json", revision=revision)).read_text(encoding="utf-8"))
+        if index.get("_class_name") == PIPELINE:
+            return Path(StableDiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True, **WITHOUT_CHECKER))
     except Exception as error:  # whatever the hub client raises, the remedy is the same
         raise FileNotFoundError(
             f"could not download {hub_id!r} at commit {revision} from the Hugging Face hub ({type(error).__name__}): get its "
             "model_index.json and its folders scheduler, text_encoder, tokenizer, unet and vae (safetensors) where there is internet, "
             "put them in one folder, and pass that folder's path as the model"
         ) from None
+    raise not_runnable(hub_id, index)
 
 
 def _adapter_state(module: torch.nn.Module) -> str:

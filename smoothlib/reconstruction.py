@@ -19,6 +19,7 @@ from . import runs
 from .datasets import Item
 from .inversion import ddim_invert, null_text_inversion
 from .metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
+from .metrics.reconstruction import CONVENTIONS
 from .pixels import to_uint8
 from .rows import Row, adapter_titles
 from .sampling import decode_latents, encode_images, encode_prompts, sample
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 KINDS = ("vae", "ddim", "nti")
-CONVENTIONS = {
-    "mse": "on [-1, 1], per image, then the mean",
-    "lpips": "AlexNet, v0.1, input in [-1, 1]",
-    "ssim": "Gaussian window 11 x 11, sigma 1.5, data range 2, borders cut",
-    "psnr": "data range 2, per image, then the mean",
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ def reconstruct(
         pivots = invert(pipe, images, prompts, num_inference_steps=num_inference_steps)
     prompt_embeds = encode_prompts(pipe, prompts)
     if method.kind == "ddim":
-        arguments = dict(guidance_scale=method.guidance_scale, num_inference_steps=num_inference_steps)
+        arguments = dict(guidance_scale=method.guidance_scale, num_inference_steps=num_inference_steps, inverted=True)
         return decode_latents(pipe, sample(pipe, pivots[-1], prompt_embeds, **arguments)), {}
     arguments = dict(guidance_scale=method.guidance_scale, num_inner_steps=num_inner_steps, lr=null_text_lr)
     found = null_text_inversion(pipe, pivots, prompt_embeds, **arguments)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .diffusion import set_timesteps
+from .diffusion import check_finite, check_number, sampling_scheduler, set_timesteps, warn_of_signal
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -41,12 +41,12 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
     Returns:
         (B, 4, H/f, W/f).
     """
-    if images.ndim != 4 or images.shape[1] != 3:
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
     factor = pipe.vae_scale_factor
     if images.shape[2] % factor or images.shape[3] % factor:
         raise ValueError(f"images must have a height and width divisible by {factor}, not {tuple(images.shape[2:])}")
-    if not images.is_floating_point() or images.abs().max() > 1 + 1e-3:
+    if not images.is_floating_point() or not images.abs().max() <= 1 + 1e-3:  # NaN is not
         raise ValueError(f"images must be floating-point in [-1, 1], not {images.dtype} from {images.min():.4g} to {images.max():.4g}")
     images = images.to(pipe.vae.device, pipe.vae.dtype)
     return pipe.vae.encode(images).latent_dist.mode() * pipe.vae.config.scaling_factor
@@ -55,6 +55,7 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_latents(pipe: "StableDiffusionPipeline", z: Tensor) -> Tensor:
     """x0 = D(z0) (Eq. 16): images (B, 3, H, W) in [-1, 1], float32, from latents (B, 4, h, w)."""
+    check_finite("z", z)
     z = z.to(pipe.vae.device, pipe.vae.dtype)
     return pipe.vae.decode(z / pipe.vae.config.scaling_factor, return_dict=False)[0].float().clamp(-1, 1)
 
@@ -89,8 +90,11 @@ def sample_steps(
     first_step: int = 0,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    inverted: bool = False,
 ) -> Iterator[Tensor]:
     """Backward diffusion (Eq. 3) with the pipeline's scheduler: yields x_{T-1}, ..., x_0, each (B, 4, h, w).
+
+    A DDIM step ends where the next begins, also under "linspace" and "trailing" spacing, where the pipeline's own call leaves gaps.
 
     Args:
         latents: x_T, unit Gaussian noise or an inverted latent, (B, 4, h, w); with `first_step` k > 0, the noisy latents after k steps.
@@ -99,12 +103,21 @@ def sample_steps(
         null_embeds: null embeddings in any form; None for the plain empty prompt.
         num_inference_steps: T.
         first_step: index of the first step to run.
-        eta, generator: DDIM's stochasticity; eta > 0 needs a generator.
+        eta, generator: DDIM's stochasticity in [0, 1]; eta > 0 needs a generator.
+        inverted: `latents` come from `ddim_invert` at the same T, so that they hold the signal that belongs to the first timestep. Noise
+            does not; a warning says so where that is much.
+
+    Raises:
+        ValueError: bad arguments, or a scheduler without DDIM's kind of noise schedule, such as flow matching's; before the first step.
+        RuntimeError: the latents are no longer finite after a step; names it.
     """
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # a fresh one: some schedulers carry state between steps
+    scheduler = sampling_scheduler(pipe)
     timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)
     if not 0 <= first_step < num_inference_steps:
         raise ValueError(f"first_step must be from 0 to num_inference_steps - 1 = {num_inference_steps - 1}, not {first_step}")
+    check_finite("latents", latents)
+    check_number("guidance_scale", guidance_scale)
+    check_number("eta", eta, 0, 1)
     if eta > 0 and generator is None:
         raise ValueError(f"generator must be given when eta > 0 (eta is {eta})")
     if null_embeds is None and guidance_scale != 1:
@@ -113,6 +126,8 @@ def sample_steps(
         check_embeds(name, embeds, num_inference_steps, len(latents))
     x = latents.to(pipe.unet.device, pipe.unet.dtype)
     if first_step == 0:
+        if not inverted:
+            warn_of_signal(scheduler, num_inference_steps)
         x = x * scheduler.init_noise_sigma
     elif hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first_step)
@@ -126,6 +141,7 @@ def sample_steps(
             null = None if guidance_scale == 1 else embeds_at(null_embeds, i, len(x)).to(x)
             e = predict_noise(pipe.unet, scheduler.scale_model_input(x, t), t, cond, null, guidance_scale)
             x = scheduler.step(e, t, x, **step_arguments, return_dict=False)[0]
+            check_latents(x, f"step {i} of {num_inference_steps}")
             yield x
 
     return steps(x)
@@ -154,7 +170,8 @@ def pipeline_arguments(prompt_embeds: Embeds, null_embeds: Embeds, *, batch_size
     """Arguments that make `StableDiffusionPipeline` replay per-step embeddings: `pipe(latents=x_T, **pipeline_arguments(...))`.
 
     The pipeline calls `callback_on_step_end` after a step, so step 0's embeddings go in as arguments and the callback sets those of step
-    i + 1. `batch_size` is needed only where a batch of 1 stands for several images. The result equals `sample` at guidance_scale >= 1.
+    i + 1. `batch_size` is needed only where a batch of 1 stands for several images. The result equals `sample` at guidance_scale >= 1 under
+    "leading" spacing (under the others the pipeline's steps leave gaps).
     """
     first = prompt_embeds(0) if callable(prompt_embeds) else prompt_embeds
     batch_size = batch_size or max(first.shape[-3], 1 if callable(null_embeds) else null_embeds.shape[-3])
@@ -182,10 +199,19 @@ def embeds_at(embeds: Embeds, i: int, batch_size: int) -> Tensor:
 
 
 def check_embeds(name: str, embeds: Embeds | None, num_inference_steps: int, batch_size: int) -> None:
-    """Raise unless `embeds` has one of the three forms for T steps and B images (a callable is taken at its word; None is absent)."""
+    """Raise unless `embeds` has one of the three forms for T steps and B images, and is finite (a callable is taken at its word)."""
     if embeds is None or callable(embeds):
         return
     steps_fit = embeds.ndim == 3 or (embeds.ndim == 4 and embeds.shape[0] == num_inference_steps)
     if not steps_fit or embeds.shape[-3] not in (1, batch_size):
         one_step = f"{batch_size} or 1, L, D"
         raise ValueError(f"{name} must have shape ({one_step}) or ({num_inference_steps}, {one_step}), not {tuple(embeds.shape)}")
+    check_finite(name, embeds)
+
+
+def check_latents(x: Tensor, where: str) -> None:
+    """RuntimeError where latents (B, 4, h, w) that the network made are no longer finite; `where` names the step."""
+    finite = x.isfinite()
+    if not finite.all():
+        bad = ", ".join(str(i) for i, sound in enumerate(finite.flatten(1).all(dim=1).tolist()) if not sound)
+        raise RuntimeError(f"the latents are not finite after {where}, image {bad} of the batch")

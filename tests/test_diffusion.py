@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from tiny import noise, sd_scheduler
 
-from smoothlib.diffusion import ddim_inverse_scheduler, ddim_scheduler, predict_x0, predict_x0_flow, set_timesteps, slerp
+from smoothlib.diffusion import ddim_inverse_scheduler, ddim_scheduler, predict_eps, predict_x0, predict_x0_flow, set_timesteps, slerp
 
 ALPHA_BAR = sd_scheduler().alphas_cumprod
 SHAPE = (3, 4, 8, 8)
@@ -65,6 +65,34 @@ def test_bad_input_is_named():
         predict_x0(x[:1], x, 0.5)
     with pytest.raises(ValueError, match="eta must be one number or a vector"):
         slerp(x, x, torch.zeros(2, 2))
+    for eta in (-0.1, 1.1, math.nan, torch.tensor([0.5, math.inf])):
+        with pytest.raises(ValueError, match=r"eta is .*, but must be from 0 to 1"):
+            slerp(x, x, eta)
+    for a, b, name in ((x * math.nan, x, "a"), (x, x / 0, "b")):
+        with pytest.raises(ValueError, match=f"{name} contains NaN or infinity, but must be finite"):
+            slerp(a, b, 0.5)
+    with pytest.raises(ValueError, match=r"a and b point in opposite directions in sample 1 \(cosine -1\.0000\)"):
+        slerp(x, torch.stack([x[1], -2 * x[1], x[0]]), 0.5)
+
+
+@pytest.mark.parametrize("level", [0.0, -1.0, 1.01, math.nan, torch.tensor([0.5, 0.0, 0.5])])
+def test_a_level_outside_the_schedule_is_refused(level):
+    x = noise(*SHAPE)
+    with pytest.raises(ValueError, match=r"alpha_bar_t is .*, but must lie in \(0, 1\]"):
+        predict_x0(x, x, level)
+    if level is not math.nan and torch.as_tensor(level).min() == 0:  # pure noise, from which v and the sample can be read
+        assert torch.equal(predict_x0(x, 2 * x, torch.zeros(3), "v_prediction"), -x)
+    else:
+        with pytest.raises(ValueError, match=r"sigma is .*, but must lie in \[0, 1\]"):
+            predict_x0_flow(x, x, level)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_exact_output_gives_back_the_noise(prediction_type):
+    t = torch.tensor([1, 500, 999])
+    _, eps, x_t, outputs = forward_process(t)
+    level = ALPHA_BAR[t].double()[:, None, None, None]
+    torch.testing.assert_close(predict_eps(outputs[prediction_type], x_t, level, prediction_type), eps, rtol=0, atol=1e-12)
 
 
 def test_slerp_hits_both_ends_exactly():
@@ -99,14 +127,22 @@ def test_slerp_treats_samples_and_ratios_independently():
             torch.testing.assert_close(path[n, i], slerp(a[i : i + 1], b[i : i + 1], eta)[0])
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_slerp_falls_back_to_lerp_only_for_nearly_parallel_samples(sign):
+def test_slerp_falls_back_to_lerp_only_for_nearly_parallel_samples():
     a = noise(2, 64, seed=1)
-    b = torch.stack([sign * (a[0] + 1e-3 * noise(64, seed=2)), noise(64, seed=3)])  # sample 0 parallel, sample 1 not
+    b = torch.stack([a[0] + 1e-3 * noise(64, seed=2), noise(64, seed=3)])  # sample 0 parallel, sample 1 not
     middle = slerp(a, b, 0.3)
     torch.testing.assert_close(middle[0], 0.7 * a[0] + 0.3 * b[0])
     assert (middle[1] - (0.7 * a[1] + 0.3 * b[1])).abs().max() > 0.1
     assert torch.isfinite(slerp(a, a, 0.5)).all()
+
+
+@pytest.mark.parametrize(("d", "expected"), [(1024, 0.0088), (16384, 0.0022)])
+def test_slerps_steps_between_two_noises_are_nearly_equal(d, expected):
+    """As book/method.md says: the two noises differ a little in length, and with them the ten steps, by 1 / sqrt(d) times a constant."""
+    first, second = noise(2, 300, d, seed=1)
+    steps = slerp(first, second, torch.linspace(0, 1, 11)).diff(dim=0).norm(dim=2)  # (10, 300)
+    spread = steps.std(dim=0, correction=0) / steps.mean(dim=0)
+    assert spread.mean().item() == pytest.approx(expected, rel=0.08)  # the standard error of 300 pairs is 4 %
 
 
 @pytest.mark.parametrize("make", [DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler])
@@ -145,11 +181,9 @@ def test_number_of_steps_is_checked(bad):
         set_timesteps(sd_scheduler(), bad)
 
 
-def test_steps_beyond_the_trained_range_and_other_spacings_are_refused():
+def test_steps_beyond_the_trained_range_are_refused():
     with pytest.raises(ValueError, match="beyond the last trained one"):
         set_timesteps(sd_scheduler(), 1000)
     assert set_timesteps(sd_scheduler(), 999)[0] == 999
-    with pytest.raises(ValueError, match="timestep_spacing must be 'leading' or 'trailing'"):
-        ddim_inverse_scheduler(sd_scheduler(timestep_spacing="linspace"))
     with pytest.raises(ValueError, match="source must be a pipeline"):
         ddim_scheduler(3)

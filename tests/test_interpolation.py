@@ -263,6 +263,8 @@ def test_levels_of_the_coarse_to_fine_form():
         (dict(null_embeds=torch.zeros(6, 16, 16)), r"null_embeds must have shape \(2 or 1, L, D\)"),
         (dict(null_embeds=torch.zeros(3, 2, 16, 16)), r"null_embeds must have shape"),
         (dict(num_inference_steps=0), "num_inference_steps must be an integer from 1"),
+        (dict(start=START * math.nan), "start contains NaN or infinity, but must be finite"),
+        (dict(guidance_scale=math.nan), "guidance_scale is nan, but must be a finite number"),
     ],
 )
 def test_bad_walks_are_named_before_any_work(pipe, embeds, calls, changes, message):
@@ -282,10 +284,11 @@ def test_bad_walks_are_named_before_any_work(pipe, embeds, calls, changes, messa
         (dict(prompt_embeds=torch.zeros(3, 16, 16)), r"prompt_embeds must have shape \(2 or 1, L, D\)"),
     ],
 )
-def test_bad_real_images_are_named(pipe, embeds, changes, message):
+def test_bad_real_images_are_named_before_any_work(pipe, embeds, calls, changes, message):
     arguments = dict(first=FIRST, second=SECOND, prompt_embeds=embeds) | SETTINGS | changes
     with pytest.raises(ValueError, match=message):
         real_image_interpolation(pipe, **arguments)
+    assert calls == []
 
 
 @pytest.mark.parametrize(
@@ -295,6 +298,7 @@ def test_bad_real_images_are_named(pipe, embeds, changes, message):
         (dict(level=1.5), r"level must be in \(0, 1\], not 1.5"),
         (dict(noise=noise(1, *LATENT_SHAPE)), r"noise must have shape \(2, 4, 8, 8\), not \(1, 4, 8, 8\)"),
         (dict(second=SECOND[:1]), "first and second must have one shape"),
+        (dict(noise=noise(2, *LATENT_SHAPE) / 0), "noise contains NaN or infinity, but must be finite"),
     ],
 )
 def test_bad_anid_arguments_are_named_before_any_work(pipe, embeds, calls, changes, message):

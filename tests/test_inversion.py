@@ -259,7 +259,10 @@ def test_progress_is_the_callers(case):
     [
         (dict(guidance_scale=1), "guidance_scale must differ from 1"),
         (dict(num_inner_steps=0), "num_inner_steps must be at least 1, not 0"),
-        (dict(lr=0.0), "lr must be positive, not 0.0"),
+        (dict(lr=0.0), "lr must be positive and finite, not 0.0"),
+        (dict(guidance_scale=math.nan), "guidance_scale is nan, but must be a finite number"),
+        (dict(tolerance=math.nan), "tolerance is nan, but must be a finite number"),
+        (dict(prompt_embeds=torch.full((3, 16, 16), math.inf)), "prompt_embeds contains NaN or infinity, but must be finite"),
         (dict(pivots=torch.zeros(1, 3, *LATENT_SHAPE)), "pivots must have shape"),
         (dict(prompt_embeds=torch.zeros(2, 16, 16)), r"prompt_embeds must have shape .* not \(2, 16, 16\)"),
         (dict(prompt_embeds=torch.zeros(4, 3, 16, 16)), r"prompt_embeds must have shape .* not \(4, 3, 16, 16\)"),
@@ -269,6 +272,21 @@ def test_bad_arguments_are_named_before_any_work(pipe, change, message):
     arguments = dict(pivots=torch.zeros(T + 1, 3, *LATENT_SHAPE), prompt_embeds=torch.zeros(3, 16, 16)) | SETTINGS | change
     with counted_calls(pipe) as calls, pytest.raises(ValueError, match=message):
         null_text_inversion(pipe, **arguments)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(z0=torch.full((1, *LATENT_SHAPE), math.nan)), "z0 contains NaN or infinity, but must be finite"),
+        (dict(prompt_embeds=torch.full((1, 16, 16), math.nan)), "prompt_embeds contains NaN or infinity, but must be finite"),
+        (dict(guidance_scale=math.inf), "guidance_scale is inf, but must be a finite number"),
+    ],
+)
+def test_ddim_inversion_names_bad_arguments_before_any_work(pipe, change, message):
+    arguments = dict(z0=torch.zeros(1, *LATENT_SHAPE), prompt_embeds=torch.zeros(1, 16, 16)) | change
+    with counted_calls(pipe) as calls, pytest.raises(ValueError, match=message):
+        ddim_invert(pipe, **arguments)
     assert calls == []
 
 

@@ -11,7 +11,6 @@ import torchmetrics.image
 import torchvision
 from skimage import data, metrics
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from smoothlib import paths
 from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
@@ -42,7 +41,7 @@ def expected_by_skimage(metric: type, pred: Tensor, target: Tensor) -> float:
     if metric is PeakSignalNoiseRatio:
         return metrics.peak_signal_noise_ratio(a, b, data_range=2)
     window = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-    return metrics.structural_similarity(a, b, channel_axis=0, data_range=2, **window)
+    return metrics.structural_similarity((a + 1) / 2, (b + 1) / 2, channel_axis=0, data_range=1, **window)
 
 
 @pytest.mark.parametrize("metric", PIXEL_METRICS)
@@ -50,7 +49,7 @@ def test_per_image_equals_skimage(metric: type, pairs: tuple[Tensor, Tensor]) ->
     expected = torch.tensor([expected_by_skimage(metric, *pair) for pair in zip(*pairs, strict=True)], dtype=torch.float64)
     in_float64 = metric().per_image(*(images.double() for images in pairs))
     torch.testing.assert_close(in_float64, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(metric().per_image(*pairs).double(), expected, rtol=2e-6, atol=1e-5 if metric is StructuralSimilarity else 0)
+    torch.testing.assert_close(metric().per_image(*pairs).double(), expected, rtol=2e-6, atol=0)
 
 
 def test_pixel_metrics_in_closed_form() -> None:
@@ -58,8 +57,9 @@ def test_pixel_metrics_in_closed_form() -> None:
     preds = torch.stack([torch.full((3, 16, 16), 0.2), torch.full((3, 16, 16), -0.02)])
     torch.testing.assert_close(MeanSquaredError().per_image(preds, target), torch.tensor([0.04, 0.0004]))
     torch.testing.assert_close(PeakSignalNoiseRatio().per_image(preds, target), torch.tensor([20.0, 40.0]))
-    # Constant images: the structure term is 1, the luminance term C1 / (0.04 + C1) with C1 = (0.01 * 2)^2.
-    torch.testing.assert_close(StructuralSimilarity().per_image(preds, target), torch.tensor([0.0004 / 0.0404, 0.5]))
+    # Constant images: the structure term is 1, and the luminance term compares their means in [0, 1] with C1 = 0.01^2.
+    luminance = [(2 * 0.5 * mean + 1e-4) / (0.5**2 + mean**2 + 1e-4) for mean in (0.6, 0.49)]
+    torch.testing.assert_close(StructuralSimilarity().per_image(preds, target), torch.tensor(luminance))
 
 
 def test_psnr_averages_decibels_and_does_not_pool(pairs: tuple[Tensor, Tensor]) -> None:
@@ -82,13 +82,25 @@ def test_psnr_of_equal_images_is_cut_at_max_decibels(pairs: tuple[Tensor, Tensor
 
 
 @pytest.mark.parametrize("metric", PIXEL_METRICS)
-def test_ssim_and_psnr_depend_on_the_range_only_through_its_width(metric: type, pairs: tuple[Tensor, Tensor]) -> None:
-    preds, target = pairs
-    on_unit_range = metric(value_range=(0, 1)).per_image((preds + 1) / 2, (target + 1) / 2)
-    if metric is StructuralSimilarity:  # its luminance term is not invariant to an offset
-        on_unit_range = metric(value_range=(-0.5, 0.5)).per_image(preds / 2, target / 2)
-    scale = 4 if metric is MeanSquaredError else 1
-    torch.testing.assert_close(metric().per_image(preds, target), scale * on_unit_range, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("value_range", [(0, 1), (0, 255), (-0.5, 0.5)])
+def test_a_picture_has_one_value_whatever_range_it_comes_in(metric: type, value_range: tuple, pairs: tuple[Tensor, Tensor]) -> None:
+    low, high = value_range
+    same = ((images.double() + 1) / 2 * (high - low) + low for images in pairs)
+    scale = (2 / (high - low)) ** 2 if metric is MeanSquaredError else 1
+    expected = metric().per_image(*(images.double() for images in pairs))
+    torch.testing.assert_close(scale * metric(value_range=value_range).per_image(*same), expected, rtol=1e-9, atol=0)
+
+
+def test_ssim_is_that_of_the_bytes_and_of_torchmetrics_map(pairs: tuple[Tensor, Tensor]) -> None:
+    """What CONVENTIONS tells another tool to be set to, and scikit-image on 8 bits."""
+    found = StructuralSimilarity().per_image(*pairs)
+    unit = [(images.double() + 1) / 2 for images in pairs]
+    _, whole = torchmetrics.functional.image.structural_similarity_index_measure(*unit, data_range=1.0, return_full_image=True)
+    torch.testing.assert_close(found.double(), whole[..., 5:-5, 5:-5].mean(dim=(1, 2, 3)), rtol=1e-6, atol=0)
+    window = dict(channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
+    bytes_ = [(255 * images).round().byte().numpy() for images in unit]
+    rounded = torch.tensor([metrics.structural_similarity(target, pred, **window) for pred, target in zip(*bytes_, strict=True)])
+    torch.testing.assert_close(found.double(), rounded.double(), rtol=0, atol=2e-3)
 
 
 def reference_lpips() -> torch.nn.Module:
@@ -212,16 +224,6 @@ def test_direction(metric: type, pairs: tuple[Tensor, Tensor]) -> None:
     target = pairs[1]
     difference = metric().per_image(better, target[0:1]) - metric().per_image(worse, target[2:3])
     assert (difference > 0).item() == metric.higher_is_better
-
-
-def test_collection_keeps_the_metrics_apart_after_a_perfect_batch(pairs: tuple[Tensor, Tensor]) -> None:
-    """MSE and LPIPS of equal images are both 0: equal states must not make a MetricCollection merge them."""
-    collection = MetricCollection([metric() for metric in ALL_METRICS])
-    collection.update(pairs[1], pairs[1])
-    collection.update(*pairs)
-    for metric in ALL_METRICS:
-        expected = (metric().per_image(pairs[1], pairs[1]).double().mean() + metric().per_image(*pairs).double().mean()) / 2
-        torch.testing.assert_close(collection.compute()[metric.__name__], expected, rtol=1e-6, atol=0)
 
 
 def faulty(pairs: tuple[Tensor, Tensor]) -> dict[str, tuple[object, object, str]]:

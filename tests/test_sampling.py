@@ -165,15 +165,31 @@ def test_the_pipelines_scheduler_is_left_alone(pipe):
         (dict(num_inference_steps=1001), "num_inference_steps must be an integer from 1 to 1000, not 1001"),
         (dict(first_step=5), "first_step must be from 0 to num_inference_steps - 1 = 4, not 5"),
         (dict(eta=0.5), "generator must be given when eta > 0"),
+        (dict(eta=2.0), "eta is 2.0, but must be a number from 0 to 1"),
+        (dict(eta=-1.0), "eta is -1.0, but must be a number from 0 to 1"),
+        (dict(eta=math.nan), "eta is nan, but must be a number from 0 to 1"),
+        (dict(guidance_scale=math.nan), "guidance_scale is nan, but must be a finite number"),
+        (dict(guidance_scale=math.inf), "guidance_scale is inf, but must be a finite number"),
+        (dict(guidance_scale=None), "guidance_scale is None, but must be a finite number"),
+        (dict(latents=X_T / 0), "latents contains NaN or infinity, but must be finite"),
+        (dict(prompt_embeds=torch.full((2, 16, 16), math.nan)), "prompt_embeds contains NaN or infinity, but must be finite"),
+        (dict(null_embeds=torch.full((T, 2, 16, 16), math.nan)), "null_embeds contains NaN or infinity, but must be finite"),
         (dict(null_embeds=torch.zeros(4, 2, 16, 16)), r"null_embeds must have shape .* not \(4, 2, 16, 16\)"),
         (dict(null_embeds=torch.zeros(3, 16, 16)), r"null_embeds must have shape .* not \(3, 16, 16\)"),
     ],
 )
 def test_bad_arguments_are_named_before_any_work(pipe, calls, change, message):
-    arguments = dict(guidance_scale=2.0, num_inference_steps=T) | change
+    arguments = dict(latents=X_T, prompt_embeds=torch.zeros(2, 16, 16), guidance_scale=2.0, num_inference_steps=T) | change
     with pytest.raises(ValueError, match=message):
-        sample_steps(pipe, X_T, torch.zeros(2, 16, 16), **arguments)
+        sample_steps(pipe, **arguments)
     assert calls == []
+
+
+def test_the_step_and_image_that_become_not_finite_are_named(pipe, monkeypatch):
+    overflow = torch.tensor([1.0, math.inf])[:, None, None, None]
+    monkeypatch.setattr(pipe.unet, "forward", lambda x, t, **_: (x * overflow if t < 500 else x,))
+    with pytest.raises(RuntimeError, match="the latents are not finite after step 2 of 5, image 1 of the batch"):
+        sample(pipe, X_T, torch.zeros(1, 16, 16), guidance_scale=1.0, num_inference_steps=T)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +199,19 @@ def test_bad_arguments_are_named_before_any_work(pipe, calls, change, message):
         (torch.zeros(1, 3, 15, 16), "divisible by 2"),
         (torch.full((1, 3, 16, 16), 255.0), r"floating-point in \[-1, 1\]"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), r"floating-point in \[-1, 1\]"),
+        (torch.full((1, 3, 16, 16), math.nan), r"floating-point in \[-1, 1\], not torch.float32 from nan to nan"),
+        (torch.full((1, 3, 16, 16), -math.inf), r"floating-point in \[-1, 1\]"),
+        (torch.zeros(0, 3, 16, 16), "images must have shape"),
     ],
 )
 def test_bad_images_are_refused(pipe, images, message):
     with pytest.raises(ValueError, match=message):
         encode_images(pipe, images)
+
+
+def test_latents_that_are_not_finite_are_not_decoded(pipe):
+    with pytest.raises(ValueError, match="z contains NaN or infinity, but must be finite"):
+        decode_latents(pipe, X_T * math.nan)
 
 
 def test_bad_prompts_and_ratio_are_refused(pipe):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from .features import ImageNetFeatures
+from .images import state_name
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
@@ -141,6 +142,10 @@ class FrechetDistance(Metric):
             raise ValueError(f"num_features is {d!r}, it must be the whole number of features per image of feature_extractor.")
         self.num_features = d
         self.reset_real_features = reset_real_features
+        plain = {name: value for name, value in vars(self.feature_extractor).items() if isinstance(value, (bool, int, str, tuple))}
+        plain = {name: value for name, value in plain.items() if not name.startswith("_") and name != "training"}
+        told = state_name(self, "settings", features=type(self.feature_extractor).__name__, reset_real=reset_real_features, **plain)
+        self.add_state(told, torch.zeros(()), dist_reduce_fx="sum")  # stays 0: it is its name that keeps different metrics apart
         for kind in ("real", "fake"):
             self.add_state(f"{kind}_features_sum", torch.zeros(d, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"{kind}_features_outer_sum", torch.zeros(d, d, dtype=torch.float64), dist_reduce_fx="sum")

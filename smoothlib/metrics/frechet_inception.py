@@ -50,6 +50,7 @@ class InceptionFeatures(nn.Module):
             ) from None
         from torchmetrics.image.fid import NoTrainInceptionV3
 
+        self.antialias = antialias
         file = str(_weights_file(weights_file))
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], file, antialias=antialias).requires_grad_(False)
 

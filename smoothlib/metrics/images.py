@@ -1,6 +1,9 @@
-"""What every image metric accepts, checked in one place before any work is done."""
+"""What every image metric accepts, checked in one place before any work is done, and how the states of metrics are named."""
+
+from typing import Any
 
 from torch import Tensor, aminmax, float32, promote_types
+from torchmetrics import Metric
 
 RANGE_TOLERANCE = 1e-3  # of the unit range; a decoder's rounding passes, a picture in the wrong range does not
 
@@ -45,3 +48,13 @@ def check_pair(preds: Tensor, target: Tensor, value_range: tuple[float, float], 
         raise ValueError(f"preds is on {preds.device} and target on {target.device}, they must be on one device.")
     dtype = promote_types(preds.dtype, target.dtype)
     return preds.to(dtype), target.to(dtype)
+
+
+def state_name(metric: Metric, what: str, **settings: Any) -> str:
+    """Name of a state of `metric` that tells its class and settings, such as "sum of MeanSquaredError(value_range=(-1.0, 1.0))".
+
+    A MetricCollection takes metrics whose states have equal names and, after the first batch, equal values for one: it updates one of them
+    and gives all the same value ever after. Metrics that may come to differ therefore differ in the name of a state.
+    """
+    told = ", ".join(f"{name}={value!r}" for name, value in sorted(settings.items()))
+    return f"{what} of {type(metric).__name__}({told})"

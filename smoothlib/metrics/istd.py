@@ -1,8 +1,9 @@
 """Interpolation standard deviation (Sec. 4.1, A.3) and what is read beside it: how evenly the images of a walk follow each other.
 
-A walk is F images (11 in the paper) from equally spaced latents; its F - 1 step distances are those between adjacent images. ISTD is their
-standard deviation, averaged over walks. A model whose images merely move less has a lower ISTD without being smoother, so the mean step and
-the coefficient of variation (standard deviation / mean, free of every unit) are given with it, and all three again on LPIPS distances.
+A walk is F images (11 in the paper) from nearly equally spaced latents; its F - 1 step distances are those between adjacent images. ISTD is
+their standard deviation, averaged over walks. A model whose images merely move less has a lower ISTD without being smoother, so the mean
+step and the coefficient of variation (standard deviation / mean, free of every unit) are given with it, and all three again on LPIPS
+distances.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from .images import check_images, check_value_range
+from .images import check_images, check_value_range, state_name
 from .reconstruction import LearnedPerceptualImagePatchSimilarity
 
 Quantity = Literal["istd", "mean_step", "cv"]
@@ -147,11 +148,13 @@ class InterpolationStandardDeviation(Metric):
         self.convention = convention or Convention()
         self.lpips = LearnedPerceptualImagePatchSimilarity(self.value_range) if lpips else None
         self.conventions = {name: words for name, words in self.convention.describe().items() if lpips or not name.startswith("lpips_")}
-        for name in self._states():
+        settings = dict(value_range=self.value_range, convention=self.convention)
+        self._state = {kind: state_name(self, kind, **settings) for kind in self._kinds()}
+        for name in self._state.values():
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def _states(self) -> dict[str, str]:
-        """State name -> prefix of the numbers made from it."""
+    def _kinds(self) -> dict[str, str]:
+        """Kind of distance -> prefix of the numbers made from it."""
         return {"pixel_distances": ""} | ({"lpips_distances": "lpips_"} if self.lpips else {})
 
     def distances(self, walks: Tensor) -> dict[str, Tensor]:
@@ -167,17 +170,18 @@ class InterpolationStandardDeviation(Metric):
         """Add a batch of walks (B, F, 3, H, W); ValueError as for `per_prompt`, or where F differs from before."""
         distances = self.distances(walks)
         self._statistics(distances)  # raises for a walk that stands still, before anything is kept
-        before = [kept.shape[1] + 1 for kept in self.pixel_distances[:1]]
+        before = [kept.shape[1] + 1 for kept in getattr(self, self._state["pixel_distances"])[:1]]
         if before and before != [walks.shape[1]]:
             raise ValueError(f"walks has {walks.shape[1]} frames, it must have {before[0]} as before.")
-        for name, values in distances.items():
-            getattr(self, name).append(values)
+        for kind, values in distances.items():
+            getattr(self, self._state[kind]).append(values)
 
     def values(self) -> dict[str, Tensor]:
         """The numbers of each walk so far, (n,), in the order of the updates; ValueError if there was none."""
-        if len(self.pixel_distances) == 0:  # a list; a tensor once synchronised
+        kept = {kind: getattr(self, name) for kind, name in self._state.items()}
+        if len(kept["pixel_distances"]) == 0:  # a list; a tensor once synchronised
             raise ValueError(f"{type(self).__name__} has seen 0 walks, update it with at least one before compute.")
-        return self._statistics({name: dim_zero_cat(getattr(self, name)) for name in self._states()})
+        return self._statistics({kind: dim_zero_cat(values) for kind, values in kept.items()})
 
     def compute(self) -> dict[str, Tensor]:
         """Means over all walks so far; ValueError if there was none."""
@@ -186,8 +190,8 @@ class InterpolationStandardDeviation(Metric):
     def _statistics(self, distances: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             f"{prefix}{name}": values
-            for state, prefix in self._states().items()
-            for name, values in step_statistics(distances[state], ddof=self.convention.ddof).items()
+            for kind, prefix in self._kinds().items()
+            for name, values in step_statistics(distances[kind], ddof=self.convention.ddof).items()
         }
 
 

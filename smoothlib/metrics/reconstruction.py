@@ -3,10 +3,12 @@
 All four are means over images of a value per image, never pooled over pixels of several images, so that batching changes nothing.
 `update(preds, target)` and `compute()` give the mean; `per_image(preds, target)` gives the values themselves (for intervals and paired
 tests) and leaves the state alone. Images are (B, 3, H, W) RGB in `value_range`, by default [-1, 1], so that `data_range` is 2.
+`CONVENTIONS` says of each metric what is measured and how another tool is set to measure the same.
 """
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,18 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from .images import check_pair, check_value_range
+from .images import check_pair, check_value_range, state_name
 from .networks import load_network_weights
+
+# metric -> its convention in words: recorded beside every number, and part of what a stored result is found again by
+CONVENTIONS = {
+    "mse": "on [-1, 1], per image, then the mean",
+    "lpips": "AlexNet, v0.1, input in [-1, 1]",
+    "ssim": "on [0, 1], per image, then the mean; Gaussian window 11 x 11, sigma 1.5, windows inside the image only; as scikit-image's "
+    "structural_similarity(data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=0), or torchmetrics' "
+    "structural_similarity_index_measure(data_range=1.0, return_full_image=True) without the 5-pixel border of its map",
+    "psnr": "data range 2, per image, then the mean",
+}
 
 
 class ImageMean(Metric):
@@ -27,18 +39,18 @@ class ImageMean(Metric):
 
     Args:
         value_range: lowest and highest value that an image may have; `data_range` is their difference.
+        settings: a subclass's other settings by name, which become part of the sum's name (see `state_name`).
         kwargs: those of `torchmetrics.Metric`.
     """
 
     full_state_update = False
     min_size = 1  # smallest height and width with a defined value
 
-    def __init__(self, value_range: tuple[float, float] = (-1.0, 1.0), **kwargs: Any) -> None:
+    def __init__(self, value_range: tuple[float, float] = (-1.0, 1.0), *, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.value_range = check_value_range(value_range)
         self.data_range = self.value_range[1] - self.value_range[0]
-        # Each class names its own sum: a MetricCollection merges metrics whose states have equal names and, at first, equal values.
-        self._sum_name = f"{type(self).__name__}_sum"
+        self._sum_name = state_name(self, "sum", value_range=self.value_range, **(settings or {}))
         self.add_state(self._sum_name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -90,9 +102,9 @@ class PeakSignalNoiseRatio(ImageMean):
     higher_is_better = True
 
     def __init__(self, value_range: tuple[float, float] = (-1.0, 1.0), *, max_decibels: float = 100.0, **kwargs: Any) -> None:
-        super().__init__(value_range, **kwargs)
         if not max_decibels > 0:
             raise ValueError(f"max_decibels is {max_decibels!r}, it must be a number above 0 (math.inf for no limit).")
+        super().__init__(value_range, settings={"max_decibels": float(max_decibels)}, **kwargs)
         self.max_decibels = float(max_decibels)
 
     def _values(self, preds: Tensor, target: Tensor) -> Tensor:
@@ -103,12 +115,16 @@ class PeakSignalNoiseRatio(ImageMean):
 class StructuralSimilarity(ImageMean):
     r"""Structural similarity per image (Wang et al. 2004), mean over pixels and RGB channels; 1 for equal images.
 
-    Gaussian window 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, :math:`C_i = (K_i R)^2` with the fixed `data_range` :math:`R`, population
-    covariances, no downsampling. As in the paper's own code and in `skimage.metrics.structural_similarity(..., channel_axis,
-    gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=R)` only windows that lie inside the image count: torchmetrics
-    computes the map, of which the 5-pixel border is left out. Gap to scikit-image on 64 x 64 images: below 1e-12 for float64 images, below
-    1e-5 for float32 ones (variances of flat regions). With the border, as in torchmetrics' own average, the value moves by 0.013 on average
-    at that size (at most 0.034 in 16 pairs).
+    SSIM is defined on intensities, from 0 up: its luminance term compares local means relative to their size, which has no meaning for
+    values around 0. Images are therefore mapped from `value_range` to [0, 1] and measured there with data range 1, which gives the SSIM of
+    the picture whatever range its values come in.
+
+    Gaussian window 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, :math:`C_i = K_i^2`, population covariances, no downsampling, in
+    float64. As in the paper's own code only windows that lie inside the image count. Equal, to below 1e-12, to
+    `skimage.metrics.structural_similarity(x, y, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    channel_axis=0)` on the same values in [0, 1] (with `data_range=255` on the values times 255). torchmetrics computes the map, whose
+    5-pixel border is left out: with the border, as in its own average, the value moves by 0.013 on average at 64 x 64 (at most 0.034 in
+    16 pairs). On [-1, 1] with data range 2 it would be lower, by 0.007 on average for blurred scenes and up to 0.05 for an image.
 
     Images must be at least 11 x 11.
     """
@@ -119,19 +135,22 @@ class StructuralSimilarity(ImageMean):
     _border = 5
 
     def _values(self, preds: Tensor, target: Tensor) -> Tensor:
+        # float64: in float32 the variance of a bright, flat region is lost in the rounding of its mean square (mps has no float64)
+        exact = torch.float32 if preds.device.type == "mps" else torch.float64
+        unit_preds, unit_target = ((x.to(exact) - self.value_range[0]) / self.data_range for x in (preds, target))
         _, full_map = structural_similarity_index_measure(
-            preds,
-            target,
+            unit_preds,
+            unit_target,
             gaussian_kernel=True,
             sigma=1.5,
             k1=0.01,
             k2=0.03,
-            data_range=self.data_range,
+            data_range=1.0,
             reduction="none",
             return_full_image=True,
         )  # (B, 3, H, W)
         inside = slice(self._border, -self._border)
-        return full_map[..., inside, inside].mean(dim=(1, 2, 3))  # (B,)
+        return full_map[..., inside, inside].mean(dim=(1, 2, 3)).to(preds.dtype)  # (B,)
 
 
 class LearnedPerceptualImagePatchSimilarity(ImageMean):
@@ -154,7 +173,7 @@ class LearnedPerceptualImagePatchSimilarity(ImageMean):
     min_size = 31
 
     def __init__(self, value_range: tuple[float, float] = (-1.0, 1.0), *, weights_folder: Path | str | None = None, **kwargs: Any) -> None:
-        super().__init__(value_range, **kwargs)
+        super().__init__(value_range, settings={"weights_folder": str(weights_folder)}, **kwargs)
         self.network = _load_lpips_alex(weights_folder)
 
     def train(self, mode: bool = True) -> "LearnedPerceptualImagePatchSimilarity":

@@ -119,7 +119,7 @@ class CLIPScore(CaptionAlignment):
     """
 
     def __init__(self, model: str | Path = DEFAULT_CLIP, value_range: tuple[float, float] = (-1.0, 1.0), **kwargs: Any) -> None:
-        super().__init__(load_clip_encoder(model), value_range, **kwargs)
+        super().__init__(load_clip_encoder(model), value_range, settings={"model": str(model)}, **kwargs)
 
 
 class SceneAlignment(CaptionAlignment):
@@ -135,7 +135,7 @@ class SceneAlignment(CaptionAlignment):
     """
 
     def __init__(self, value_range: tuple[float, float] = (-1.0, 1.0), *, weights_folder: Path | str | None = None, **kwargs: Any) -> None:
-        super().__init__(load_scene_encoder(weights_folder), value_range, **kwargs)
+        super().__init__(load_scene_encoder(weights_folder), value_range, settings={"weights_folder": str(weights_folder)}, **kwargs)
 
     @property
     def held_out(self) -> dict[str, dict[str, float]]:

@@ -81,15 +81,39 @@ def test_fused_attention_serves_the_first_order_ways_and_not_double_backward():
         gradients(with_target("double_backward")(*case).loss, parameters)
 
 
-def test_half_precision_takes_a_larger_step_and_refuses_the_one_sided_difference():
+def test_under_autocast_the_differences_are_taken_in_float32_unless_told_otherwise():
+    """In bfloat16 the first backward pass rounds u; the differences must add nothing to it in float32, and do add in bfloat16."""
+    unet = tiny_unet()
+    case, parameters = unet_case(unet, 2, noise(2, 16, 16, seed=5), 8), list(unet.mid_block.attentions.parameters())
+    errors = {}
+    wanted = gradients(with_target("double_backward")(*case).loss, parameters)
+    for way, options in {
+        "float32": dict(gradient="central"),
+        "forward mode": dict(gradient="forward_mode"),
+        "network": dict(gradient="central", difference_precision="network"),
+        "drowned": dict(gradient="central", difference_precision="network", difference=0.0003),
+    }.items():
+        with torch.autocast("cpu", torch.bfloat16):
+            variation = with_target(**options)(*case, parameters)
+        errors[way] = ((gradients(variation.loss, parameters) - wanted).norm() / wanted.norm()).item()
+    assert errors["float32"] == pytest.approx(errors["forward mode"], rel=0.05) and errors["float32"] < 0.05
+    assert errors["drowned"] > 3 * errors["network"] > 3 * errors["float32"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(gradient="one_sided"), "gradient must be central, double_backward or forward_mode in half precision, got one_sided"),
+        (dict(gradient="one_sided", difference=0.01), "in half precision, got one_sided"),
+        (dict(gradient="forward_mode", difference_precision="network"), "must be float32 for forward_mode under autocast, got 'network'"),
+    ],
+)
+def test_what_half_precision_cannot_do_is_refused(options, sentence):
     unet = tiny_unet()
     case = unet_case(unet, 2, noise(2, 16, 16, seed=5), 8)
-    wanted, _ = regularizer_gradient(with_target("double_backward"), unet, case)
-    with torch.autocast("cpu", torch.bfloat16):
-        found, _ = regularizer_gradient(with_target("central"), unet, case)
-        assert torch.nn.functional.cosine_similarity(found, wanted, dim=0) >= 0.99
-        with pytest.raises(ValueError, match="in half precision, got one_sided"):
-            with_target("one_sided")(*case)
+    for regularizer in (with_target(**options), with_target(**options).train()):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=sentence):
+            regularizer(*case, list(unet.parameters()))
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS[:3])

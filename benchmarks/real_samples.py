@@ -39,6 +39,10 @@ class Samples:
         """Consecutive parts of `size`, the last perhaps shorter."""
         return (self[start : start + size] for start in range(0, len(self), size))
 
+    def to(self, device: str) -> "Samples":
+        """On another device."""
+        return Samples(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
     def double(self) -> "Samples":
         """In float64."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -44,16 +44,15 @@ def with_target(gradient, target=0.1, **options):
     return regularizer
 
 
-@pytest.mark.parametrize("gradient", ["central", "one_sided", "forward_mode"])
-def test_first_order_ways_agree_with_double_backward_on_the_embedded_model(gradient):
+@pytest.mark.parametrize(("gradient", "error"), [("central", 0.002), ("one_sided", 0.01), ("forward_mode", 1e-5)])
+def test_first_order_ways_agree_with_double_backward_in_every_weight_of_the_embedded_model(gradient, error):
     pipe = load_pipeline("mini")
     unet = pipe.unet.requires_grad_(True)
     case = unet_case(unet, 4, noise(4, 24, unet.config.cross_attention_dim, seed=5), 16)
     wanted, exact = regularizer_gradient(with_target("double_backward"), unet, case)
     found, first_order = regularizer_gradient(with_target(gradient), unet, case)
     torch.testing.assert_close(first_order.r, exact.r, rtol=1e-4, atol=1e-6)
-    assert torch.nn.functional.cosine_similarity(found, wanted, dim=0) >= 0.999
-    assert found.norm() / wanted.norm() == pytest.approx(1, abs=0.01)
+    assert (found - wanted).norm() < error * wanted.norm()
 
 
 def test_one_sided_difference_is_close_for_a_small_step():
@@ -62,8 +61,7 @@ def test_one_sided_difference_is_close_for_a_small_step():
     wanted, _ = regularizer_gradient(with_target("double_backward"), unet, case)
     near, _ = regularizer_gradient(with_target("one_sided", difference=0.002), unet, case)
     far, _ = regularizer_gradient(with_target("one_sided", difference=0.2), unet, case)
-    assert torch.nn.functional.cosine_similarity(near, wanted, dim=0) >= 0.999
-    assert (near - wanted).norm() < 0.5 * (far - wanted).norm()
+    assert (near - wanted).norm() < 0.01 * wanted.norm() < 0.1 * (far - wanted).norm()
 
 
 def test_fused_attention_serves_the_first_order_ways_and_not_double_backward():

@@ -116,6 +116,19 @@ def test_every_way_agrees_with_finite_differences_of_the_penalty(gradient):
     assert analytic[2, 3].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=5e-3, abs=2e-5)
 
 
+@pytest.mark.parametrize("gradient", ["central", "one_sided"])
+def test_deferred_differences_lose_no_digits_of_a_float64_network(gradient):
+    """Both ends of a difference have the same w D: rounded at one end alone, it would err by 6e-8 / h."""
+    network, eps, direction, weight = small_case()
+    parameters = list(network.parameters())[:3]
+    single = dict(direction=direction.float(), weight=weight.float(), parameters=parameters)
+    wanted, found = (
+        gradients(step_variation(network, eps, gradient=way, difference=1e-6, **single)[0].square().sum(), parameters)
+        for way in ("double_backward", gradient)
+    )
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
 def test_official_mode_is_the_released_formula_with_the_mean_in_the_graph():
     network, eps, _, s = small_case()
     direction_noise = noise(3, 5, seed=9)

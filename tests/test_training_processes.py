@@ -32,6 +32,7 @@ SCRIPT = textwrap.dedent(
     trainer = Trainer(objective, TrainingConfig(**settings))
     trainer.run()
     result = {"parameters": torch.cat([p.detach().flatten() for p in trainer.parameters]), "mean": objective.regularizer.running_mean}
+    result["step"] = objective.regularizer.step_choice.rung, objective.regularizer.step_choice.error
     moments = trainer.optimizer.state_dict()["state"]  # Adam's first moment: after one step a tenth of the clipped gradient
     result["gradient"] = torch.cat([moments[i]["exp_avg"].flatten() for i in sorted(moments)])
     torch.save(result, folder / f"rank{trainer.accelerator.process_index}.pt")
@@ -65,6 +66,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
     first, second = run(tmp_path / "two", 2, 2, 1, latents)
     assert torch.equal(first["parameters"], second["parameters"])
     assert torch.equal(first["mean"], second["mean"])
+    assert first["step"] == second["step"] and first["step"][0] >= 0
     torch.testing.assert_close(first["mean"], alone["mean"], rtol=1e-5, atol=1e-7)
     scale = alone["gradient"].abs().max()
     torch.testing.assert_close(first["gradient"], alone["gradient"], rtol=1e-3, atol=1e-4 * scale.item())

@@ -1,0 +1,56 @@
+"""The benchmarks' command lines: bad values end with a sentence and an exit code before anything is measured."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import gradient_error, regularizer
+from smoothlib.paths import ROOT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--latents", "0"], "--latents must be at least 1, got 0"),
+        (["--latents", "7"], "--latents must be a multiple of 8, got 7"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["--samples", "real", "--unet", "sd15"], "--samples real needs --unet mini and --latents 16, got sd15 and 16"),
+    ],
+)
+def test_the_costs_of_nothing_are_refused(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as raised:
+        regularizer.parse(arguments)
+    assert raised.value.code == 2 and capsys.readouterr().err.splitlines()[-1].endswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--samples", "0"], "--samples must lie in [1, "),
+        (["--samples", "999999"], "the number of training scenes, got 999999"),
+    ],
+)
+def test_the_errors_of_nothing_are_refused(monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", ["gradient_error", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        gradient_error.main()
+    assert raised.value.code == 2 and sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_way_that_fails_makes_the_benchmark_fail(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["regularizer", "--rounds", "1", "--ways", "plain LoRA", "ours, central"])
+    failing = subprocess.CompletedProcess([], 3, stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: failing)
+    with pytest.raises(SystemExit, match="plain LoRA failed with exit code 3; ours, central failed with exit code 3"):
+        regularizer.main()
+
+
+def test_real_samples_are_measured_too():
+    command = [sys.executable, "-m", "benchmarks.regularizer", "--samples", "real", "--batch", "1", "--steps", "1", "--rounds", "1"]
+    done = subprocess.run([*command, "--ways", "plain LoRA", "ours, one-sided"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "UNet mini, real, batch 1" in done.stdout and len(done.stdout.splitlines()) == 4

@@ -14,7 +14,7 @@ where `a` is the running mean of r. J^T D is one vector-Jacobian product (Eq. 10
 
 All four have the same r; only the way to its gradient differs, and with it the gradient's error. With the step chosen by measurement
 (`difference="auto"`, see `step_choice`) the differences err by less than 1 % in float32, on training images of the embedded model; in
-bfloat16, u itself is rounded, and even `double_backward` errs by 3 to 4 %. `python -m benchmarks.gradient_error` measures them all.
+bfloat16, u itself is rounded, and even `double_backward` errs by 3 to 6 %. `python -m benchmarks.gradient_error` measures them all.
 The value of J u is not needed, only its gradient. If `parameters` is given, the evaluations of the differences are therefore deferred to
 the backward pass, after the first graph has been freed. All but `double_backward` is in `directional`.
 """

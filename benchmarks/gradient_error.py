@@ -43,13 +43,13 @@ BFLOAT16 = [
 
 @dataclass(frozen=True)
 class Found:
-    """Gradient of each batch's sum of (r - a)^2, flat in float64; r of all samples; seconds per batch; the measured step, if any."""
+    """Gradient of each batch's sum of (r - a)^2, flat in float64; r of all samples; seconds per batch; the step and its estimated error."""
 
     batches: list[Tensor]
     r: Tensor
     seconds: float
-    difference: float | None = None
-    estimate: float | None = None
+    difference: float | None
+    estimate: float  # 0 where nothing was measured
 
     @property
     def whole(self) -> Tensor:
@@ -119,8 +119,8 @@ def gradient_of(
         )
         found_r.append(variation.r)
     seconds = (time.perf_counter() - started - measuring) / len(gradients)
-    measured = {name: float(value) for name, value in regularizer.step_choice.numbers().items()}
-    return Found(gradients, torch.cat(found_r), seconds, measured.get("difference"), measured.get("difference_error"))
+    choice = regularizer.step_choice
+    return Found(gradients, torch.cat(found_r), seconds, choice.step, choice.error.item())
 
 
 def row(state: str, half: bool, options: Mapping[str, Any], found: Found, wanted: Found) -> str:

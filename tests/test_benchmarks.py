@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import gradient_error, regularizer
+from benchmarks import gradient_error, gradient_notes, regularizer
 from smoothlib.paths import ROOT
 
 
@@ -54,3 +54,13 @@ def test_real_samples_are_measured_too():
     done = subprocess.run([*command, "--ways", "plain LoRA", "ours, one-sided"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "UNet mini, real, batch 1" in done.stdout and len(done.stdout.splitlines()) == 4
+
+
+def test_a_note_is_about_the_step_that_the_training_had():
+    assert gradient_notes.settings_of("smooth")["regularizer"] == {
+        "mode": "paper",
+        "weighting": "multiply",
+        "gradient": "one_sided",
+        "difference": 0.003,  # its card names none
+    }
+    assert gradient_notes.settings_of("plain") is None

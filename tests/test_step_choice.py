@@ -1,5 +1,6 @@
 """The measured step: least error in closed form, when it is measured, and its promise of 1 % on real samples with real captions."""
 
+import itertools
 import math
 
 import pytest
@@ -35,12 +36,13 @@ def test_the_chosen_step_errs_little_more_than_the_best_and_no_more_than_the_est
     assert true_error(chosen) / 1.5 < estimate < 20 * true_error(chosen)
 
 
-def test_steps_longer_than_the_agreeing_ones_are_left_to_the_hard_images():
-    """Where three neighbours agree to a few hundredths of a per cent, the shortest of them is taken."""
-    gradient_at, _ = erring(0.0, 1, 1e-9)
-    gentle, _ = erring(1.0, 1, 2e-7)
-    assert choose_rung(gentle, 4)[0] > min(range(1, len(LADDER) - 1), key=lambda k: error(gentle(LADDER[k - 1]), gentle(LADDER[k + 1])))
-    assert choose_rung(gradient_at, 4)[1] < 1e-6
+@pytest.mark.parametrize(("rounding", "further"), [(1e-8, 1), (1e-3, 0)])
+def test_of_steps_that_agree_well_the_shortest_is_taken_and_of_others_the_best(rounding, further):
+    """A batch may lack the images that are hardest for a long step; but where rounding shows already, it must not grow."""
+    gradient_at, _ = erring(0.1, 1, rounding)
+    apart = [error(gradient_at(a), gradient_at(b)) for a, b in itertools.pairwise(LADDER)]
+    best = min(range(1, len(LADDER) - 1), key=lambda k: apart[k - 1] + apart[k])
+    assert choose_rung(gradient_at, best)[0] == best + further
 
 
 def test_gradients_that_vanish_or_are_no_numbers_choose_no_other_step():
@@ -82,7 +84,8 @@ def test_the_step_is_measured_on_the_first_batch_and_every_so_many_and_kept_in_t
 @pytest.mark.parametrize("options", [dict(difference=0.02), dict(gradient="double_backward"), dict(gradient="forward_mode")])
 def test_nothing_is_measured_where_the_step_is_fixed_or_there_is_none(options):
     regularizer = StepwiseVariation(**options)
-    assert not any(measured for _, measured in small_batches(regularizer, 2)) and regularizer.step_choice.numbers() == {}
+    small_batches(regularizer, 2)
+    assert regularizer.step_choice.rung == -1 and regularizer.step_choice.numbers() == {}
 
 
 def test_in_evaluation_mode_nothing_is_measured_and_the_default_holds():

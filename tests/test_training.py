@@ -292,6 +292,12 @@ def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp
         options = known_options("objective_options", DenoisingObjective, config.objective_options)
         known_options("regularizer", StepwiseVariation, options["regularizer"])
     assert listed["smooth"] == {}, "the file's own settings are the default's"
+    shipped, mended = (
+        load_config(paths.CONFIGS / "training" / f"smooth_{name}.yaml", name="x", export_to="x") for name in ("lora", "auto")
+    )
+    way = {"gradient": "central", "difference": "auto", "difference_every": 50}
+    shipped.objective_options["regularizer"].update(way)
+    assert mended == shipped, "smooth_auto.yaml differs in the way to the gradient alone"
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: x\nlearningrate: 1\n")
     with pytest.raises(ValueError, match="unknown training setting 'learningrate'"):

@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from benchmarks import gradient_error, gradient_notes, regularizer
-from smoothlib.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -50,10 +49,10 @@ def test_a_way_that_fails_makes_the_benchmark_fail(monkeypatch, capsys):
 
 
 def test_real_samples_are_measured_too():
-    command = [sys.executable, "-m", "benchmarks.regularizer", "--samples", "real", "--batch", "1", "--steps", "1", "--rounds", "1"]
-    done = subprocess.run([*command, "--ways", "plain LoRA", "ours, one-sided"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "UNet mini, real, batch 1" in done.stdout and len(done.stdout.splitlines()) == 4
+    options = regularizer.parse(["--samples", "real", "--batch", "1", "--steps", "1"])
+    options.way = "ours, one-sided"
+    found = regularizer.measure(options)
+    assert found["seconds"] > 0 and found.keys() == {"seconds", "gib"}
 
 
 def test_a_note_is_about_the_step_that_the_training_had():

@@ -1,6 +1,7 @@
 """Error of the regularizer's gradient: every way to it against double backward in float64, on real training samples.
 
     python -m benchmarks.gradient_error               # the embedded model with a fresh LoRA and with `smooth`, 48 samples, batches of 16
+    python -m benchmarks.gradient_error > benchmarks/gradient_error.md      # the table of the book's page on the method: six minutes
 
 "Error" is the relative L2 distance of the gradient of L_reg in the trained weights, over all samples and in the worst batch; the target `a`
 is the mean of r. The step `auto` is chosen on the first batch and used in all, as in a training. "As before" marks the steps that were the

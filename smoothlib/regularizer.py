@@ -94,7 +94,8 @@ def step_variation(
             evaluations in half precision), .0003 for `one_sided`, which has no good value in half precision. They suit the embedded model;
             `StepwiseVariation` measures instead.
         difference_precision: of the evaluations beside eps under autocast: `float32` (they leave it: as exact as the rounded u allows, and
-            as dear as a step in float32) or `network` (they stay in it). `forward_mode` knows `float32` alone.
+            as dear as a step in float32) or `network` (they stay in it). `forward_mode` knows `float32` alone. In either case the backward
+            pass belongs outside of autocast, as PyTorch says: inside, it rounds what the differences magnify.
         parameters: for `central` and `one_sided`, all leaves whose gradient through `denoise` is wanted. The evaluations beside eps then
             wait for the backward pass, and what else `denoise` depends on gets no gradient from them. None: they are evaluated at once.
 
@@ -142,7 +143,7 @@ class StepwiseVariation(nn.Module):
         weighting: w(s) = s (`multiply`, Eq. 9), 1 (`none`) or 1 / s (`divide`).
         gradient: the way to the gradient, see the module; None takes `double_backward` for `official`, else `central`.
         difference: step of the difference quotients, see `step_variation`; `auto` chooses it by measurement (`step_choice`) on the first
-            batch in training mode and on every `difference_every`-th after it. A measurement costs three to five batches. Before the first,
+            batch in training mode and on every `difference_every`-th after it. A measurement costs about five batches. Before the first,
             and where no parameters are told, the defaults of `step_variation` hold.
         difference_every: number of batches from one measurement to the next.
         difference_precision: `float32` or `network`, see `step_variation`.

@@ -1,6 +1,6 @@
 """How exact a gradient of L_reg the shipped adapters were trained with: print it, or note it in their cards.
 
-    python -m benchmarks.gradient_notes [NAME ...]            # all that have L_reg: about ten minutes on one core
+    python -m benchmarks.gradient_notes [NAME ...]            # all that have L_reg: about twenty minutes on one core
     python -m benchmarks.gradient_notes --write [NAME ...]    # into `gradient_note` of each card
 
 The way and its step are those of the card's settings; settings that name no step are older than the measured one and had the fixed

@@ -1,10 +1,13 @@
 """Cost of the regularizer: time and peak memory of one LoRA training step, plain, as the authors do it, and in each of our ways.
 
     python -m benchmarks.regularizer                                      # the embedded UNet, batch 16, 16 x 16 latents
+    python -m benchmarks.regularizer --samples real                       # its trained weights on training images with their captions
     python -m benchmarks.regularizer --unet sd15 --batch 1 --latents 32   # Stable Diffusion 1.5's UNet with random weights
 
 Every way runs in a process of its own, so that its peak memory is its own; the ways take turns, `--rounds` times, so that a slow moment of
 the machine hits all. Memory is the peak above what is resident before the step (weights and libraries). Prints medians and ratios.
+The steps of the differences are fixed, except in "a step that measures", of which a training has one in a hundred. What the ways cost is
+one half of the choice; `python -m benchmarks.gradient_error` has the other, how far their gradients err.
 """
 
 import argparse
@@ -23,11 +26,15 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from smoothlib import mini
-from smoothlib.diffusion import predict_x0
+from smoothlib.directional import DIFFERENCES
 from smoothlib.models import LORA_TARGET_MODULES
 from smoothlib.provenance import machine
 from smoothlib.regularizer import StepwiseVariation
 
+from .real_samples import Samples, lora_unet, real_samples, trained_parameters
+
+CENTRAL, ONE_SIDED = (dict(gradient=way, difference=DIFFERENCES[way]) for way in ("central", "one_sided"))
+MEASURES = dict(difference="auto", difference_every=1)
 STATUS = Path("/proc/self/status")
 
 
@@ -44,17 +51,24 @@ WAYS = {
     "plain LoRA": Way(None),
     "authors' (double backward)": Way(dict(mode="official")),
     "ours, double backward": Way(dict(gradient="double_backward")),
-    "ours, central": Way(dict(gradient="central")),
-    "ours, one-sided": Way(dict(gradient="one_sided")),
+    "ours, central": Way(CENTRAL),
+    "ours, central, a step that measures": Way(CENTRAL | MEASURES),
+    "ours, one-sided": Way(ONE_SIDED),
+    "ours, one-sided, a step that measures": Way(ONE_SIDED | MEASURES),
     "ours, forward mode": Way(dict(gradient="forward_mode")),
-    "ours, one-sided, 1/4 batch": Way(dict(gradient="one_sided"), share=0.25),
-    "ours, one-sided, every 4th": Way(dict(gradient="one_sided"), every=4),
+    "ours, one-sided, 1/4 batch": Way(ONE_SIDED, share=0.25),
+    "ours, one-sided, every 4th": Way(ONE_SIDED, every=4),
 }
 
 
-def build_unet(kind: str, checkpointing: bool) -> UNet2DConditionModel:
-    """The embedded UNet or Stable Diffusion 1.5's (diffusers' default configuration), random weights, LoRA of rank 8."""
+def build_unet(kind: str, checkpointing: bool, trained: bool = False) -> UNet2DConditionModel:
+    """The embedded UNet, `trained` or not, or Stable Diffusion 1.5's (diffusers' default configuration, random weights), LoRA of rank 8."""
     torch.manual_seed(0)
+    if trained:
+        unet = lora_unet()
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        return unet
     if kind == "mini":
         unet = mini.build_unet()
     else:
@@ -70,33 +84,28 @@ def build_unet(kind: str, checkpointing: bool) -> UNet2DConditionModel:
     return unet
 
 
-def training_step(unet: UNet2DConditionModel, way: Way, batch: int, latents: int, index: int, device: str) -> None:
-    """Forward and backward of Eq. 14 for one batch of random latents; the optimiser, equal for all, is left out."""
-    generator = torch.Generator().manual_seed(index)
-    shape, scheduler = (batch, 4, latents, latents), mini.build_scheduler()
-    z0, eps, directions = (torch.randn(shape, generator=generator).to(device) for _ in range(3))
-    context = torch.randn(batch, 77 if unet.config.cross_attention_dim == 768 else 24, unet.config.cross_attention_dim, generator=generator)
+def noise_samples(unet: UNet2DConditionModel, batch: int, latents: int) -> Samples:
+    """Gaussian latents and contexts, which cost what real ones cost."""
+    generator, scheduler = torch.Generator().manual_seed(0), mini.build_scheduler()
+    z0, eps, directions = (torch.randn(batch, 4, latents, latents, generator=generator) for _ in range(3))
+    width = unet.config.cross_attention_dim
+    context = torch.randn(batch, 77 if width == 768 else 24, width, generator=generator)
     t = torch.randint(1000, (batch,), generator=generator)
-    alpha_bar, context = scheduler.alphas_cumprod[t].to(device), context.to(device)
-    t = t.to(device)
+    return Samples(z0, context, torch.zeros_like(context), t, scheduler.alphas_cumprod[t], eps, directions)
 
-    def denoise(eps, part=slice(None)):
-        x_t = scheduler.add_noise(z0[part], eps, t[part])
-        output = unet(x_t, t[part], context[part]).sample
-        return predict_x0(output, x_t, alpha_bar[part]), output
 
-    if way.regularizer is None or index % way.every:
-        (denoise(eps)[1] - eps).square().mean().backward()
+def training_step(unet: UNet2DConditionModel, way: Way, regularizer: StepwiseVariation | None, samples: Samples, index: int) -> None:
+    """Forward and backward of Eq. 14 for one batch; the optimiser, equal for all, is left out."""
+    n = math.ceil(way.share * len(samples))
+    part, rest = samples[:n], samples[n:]
+    if regularizer is None or index % way.every:
+        (samples.denoiser(unet)(samples.eps)[1] - samples.eps).square().mean().backward()
         return
-    regularizer = training_step.regularizer
-    n = math.ceil(way.share * batch)
-    part, rest = slice(0, n), slice(n, None)
     with regularizer.attention_kernel():
-        trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-        arguments = (eps[part], (1 - alpha_bar[part]).sqrt(), t[part] / 1000, directions[part], trained)
-        found = regularizer(lambda e: denoise(e, part), *arguments)
-        output = found.output if n == batch else torch.cat([found.output, denoise(eps[rest], rest)[1]])
-        ((output - eps).square().mean() + way.every * found.loss).backward()
+        noise_level, time_ = (1 - part.alpha_bar).sqrt(), part.timesteps / 1000
+        found = regularizer(part.denoiser(unet), part.eps, noise_level, time_, part.direction_noise, trained_parameters(unet))
+        output = torch.cat([found.output, rest.denoiser(unet)(rest.eps)[1]]) if len(rest) else found.output
+        ((output - samples.eps).square().mean() + way.every * found.loss).backward()
 
 
 def _kilobytes(field: str) -> float:
@@ -108,9 +117,10 @@ def _kilobytes(field: str) -> float:
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Seconds per step (mean over whole periods after a warm-up) and peak memory above the resident weights, in this process."""
     way, device = WAYS[options.way], "cuda" if torch.cuda.is_available() else "cpu"
-    unet = build_unet(options.unet, options.checkpointing).to(device)
-    training_step.regularizer = StepwiseVariation(**way.regularizer).to(device) if way.regularizer else None
-    arguments = (unet, way, options.batch, options.latents)
+    unet = build_unet(options.unet, options.checkpointing, options.samples == "real").to(device)
+    samples = real_samples(options.batch) if options.samples == "real" else noise_samples(unet, options.batch, options.latents)
+    regularizer = StepwiseVariation(**way.regularizer).to(device) if way.regularizer else None
+    arguments = (unet, way, regularizer, samples.to(device))
     if device == "cuda":
         resident = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -118,7 +128,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         with contextlib.suppress(OSError):  # read-only in some containers: then the peak is that of building the network too
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         resident = _kilobytes("VmRSS") * 1024
-    training_step(*arguments, 0, device)  # warm-up; the first step of a period is the one with L_reg
+    training_step(*arguments, 0)  # warm-up; the first step of a period is the one with L_reg
     if device == "cuda":
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() - resident
@@ -127,49 +137,67 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     steps = way.every * options.steps
     started = time.perf_counter()
     for index in range(steps):
-        training_step(*arguments, index, device)
+        training_step(*arguments, index)
     if device == "cuda":
         torch.cuda.synchronize()
     return {"seconds": (time.perf_counter() - started) / steps, "gib": peak / 2**30}
 
 
-def main() -> None:
-    """Command line."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ends with a sentence where it cannot be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unet", choices=("mini", "sd15"), default="mini")
+    parser.add_argument("--samples", choices=("noise", "real"), default="noise", help="real: training images, captions and weights")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--latents", type=int, default=16, help="height and width of the latents")
+    parser.add_argument("--latents", type=int, default=16, help="height and width of the latents, a multiple of 8")
     parser.add_argument("--steps", type=int, default=3, help="timed steps (periods) in each process")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in every way")
-    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS), metavar="WAY")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), metavar="WAY", help="all; forward mode has no checkpointing")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    for name in ("batch", "latents", "steps", "rounds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.latents % 8:
+        parser.error(f"--latents must be a multiple of 8, got {options.latents}")
+    if options.samples == "real" and (options.unet, options.latents) != ("mini", 16):
+        parser.error(f"--samples real needs --unet mini and --latents 16, got {options.unet} and {options.latents}")
+    options.ways = options.ways or [way for way in WAYS if not (options.checkpointing and way == "ours, forward mode")]
+    return options
+
+
+def main() -> None:
+    """Command line."""
+    options = parse()
     if options.way:
         print(json.dumps(measure(options)))
         return
     host = machine()
     note = ", gradient checkpointing" if options.checkpointing else ""
-    print(f"{host['name']}, {host['threads']} threads; UNet {options.unet}, batch {options.batch}, latents {options.latents}{note}")
+    what = f"UNet {options.unet}, {options.samples}, batch {options.batch}, latents {options.latents}{note}"
+    print(f"{host['name']}, {host['threads']} threads; {what}")
     found: dict[str, list[dict]] = {way: [] for way in options.ways}
+    failed = {}
     for _ in range(options.rounds):
         for way in options.ways:
-            flags = [f"--{name}={getattr(options, name)}" for name in ("unet", "batch", "latents", "steps")]
+            flags = [f"--{name}={getattr(options, name)}" for name in ("unet", "samples", "batch", "latents", "steps")]
             flags += ["--checkpointing"] if options.checkpointing else []
-            child = subprocess.run(
-                [sys.executable, "-m", "benchmarks.regularizer", "--way", way, *flags], stdout=subprocess.PIPE, text=True
-            )
+            command = [sys.executable, "-m", "benchmarks.regularizer", "--way", way, *flags]
+            child = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             if child.returncode == 0:
                 found[way].append(json.loads(child.stdout.splitlines()[-1]))
             else:
-                print(f"{way}: failed (exit {child.returncode}; -9 is out of memory)")
+                failed[way] = child.returncode
     medians = {way: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for way, runs in found.items() if runs}
     plain, authors = medians.get("plain LoRA"), medians.get("authors' (double backward)")
-    print(f"{'':30s} {'s/step':>8s} {'/ plain':>8s} {'GiB':>7s}   {'authors / this: time':>20s} {'memory':>7s}")
+    print(f"{'':38s} {'s/step':>8s} {'/ plain':>8s} {'GiB':>7s}   {'authors / this: time':>20s} {'memory':>7s}")
     for way, value in medians.items():
         versus_plain = f"{value['seconds'] / plain['seconds']:8.2f}" if plain else " " * 8
         versus_authors = f"{authors['seconds'] / value['seconds']:20.2f} {authors['gib'] / max(value['gib'], 1e-9):7.2f}" if authors else ""
-        print(f"{way:30s} {value['seconds']:8.3f} {versus_plain} {value['gib']:7.2f}   {versus_authors}")
+        print(f"{way:38s} {value['seconds']:8.3f} {versus_plain} {value['gib']:7.2f}   {versus_authors}")
+    if failed:
+        sys.exit("; ".join(f"{way} failed with exit code {code}" for way, code in failed.items()) + " (-9 is out of memory).")
 
 
 if __name__ == "__main__":

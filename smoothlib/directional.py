@@ -1,10 +1,11 @@
 """The ways to the gradient of ||J^T D|| that need no second derivative: of D . J u, with u = J^T D / ||J^T D|| held fixed.
 
 J = d x0_hat / d eps of a denoiser, and J u is a directional derivative: a difference of values along u, or forward-mode differentiation.
-The value of J u is not needed, only its gradient. Told which parameters are trained, the differences therefore wait for the backward pass
-and for the first graph to be freed: no more time, hardly more memory than a plain step.
+The value of J u is not needed, only its gradient. If `parameters` is given, the evaluations beside eps are therefore deferred to the
+backward pass, after the first graph has been freed. A step then takes no more time and barely more memory than an ordinary one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,34 +15,57 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode")
-DIFFERENCES = {"central": 0.01, "one_sided": 0.003}  # root mean square of a step, in units of eps' standard deviation
+# Root mean square of a step, in units of eps' standard deviation. On 48 training images of the embedded model these err by .1 % (central)
+# and .4 to 1.2 % (one-sided) in float32, by 12 to 13 % (central) in bfloat16: `python -m benchmarks.gradient_error`
+DIFFERENCES = {"central": 0.001, "one_sided": 0.0003}
+HALF_PRECISION_DIFFERENCE = 0.01
+FORMER_DIFFERENCES = {"central": 0.01, "one_sided": 0.003}  # what settings without `difference` meant before it could be "auto"
 STENCILS = {"central": {1: 0.5, -1: -0.5}, "one_sided": {1: 1.0, 0: -1.0}}  # step in units of h -> coefficient
-HALF_PRECISION_DIFFERENCE = 0.05  # central: a smaller step drowns in the rounding of bfloat16
+PRECISIONS = ("float32", "network")  # of the evaluations beside eps, where autocast makes the network's forward half precision
 
 # eps (B, ...) -> x0_hat (B, ...) and whatever else the caller wants from the same forward
 Denoiser = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def check_gradient(gradient: str, difference: float | None) -> None:
-    """Raise ValueError where `gradient` is none of `GRADIENTS` or `difference` not positive (None: the default)."""
+def check_gradient(gradient: str, difference: float | str | None, precision: str = "float32", auto: bool = False) -> None:
+    """Raise ValueError for an unknown `gradient` or `precision`, or a `difference` that is no positive number (nor "auto" or None)."""
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
-    if difference is not None and not difference > 0:
-        raise ValueError(f"difference must be positive, got {difference}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"difference_precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if difference == "auto" if auto else difference is None:
+        return
+    number = isinstance(difference, (int, float)) and not isinstance(difference, bool)
+    if not (number and math.isfinite(difference) and difference > 0):
+        raise ValueError(f"difference must be {'auto or ' if auto else ''}a positive number, got {difference!r}")
 
 
-def default_difference(gradient: str, eps: Tensor) -> float:
-    """Root mean square of a step for the precision that the network computes in; 1 where `gradient` takes no step.
+def in_half_precision(eps: Tensor) -> bool:
+    """Whether the network computes in half precision, by autocast or because eps has it."""
+    return torch.is_autocast_enabled(eps.device.type) or torch.finfo(eps.dtype).bits < 32
 
-    Raises:
-        ValueError: `one_sided` is asked for in half precision.
-    """
-    half = torch.is_autocast_enabled(eps.device.type) or torch.finfo(eps.dtype).bits < 32
-    if half and gradient == "one_sided":
+
+def check_precision(gradient: str, precision: str, eps: Tensor) -> None:
+    """Raise ValueError where `gradient` has no use in the precision that the network computes in."""
+    if gradient == "one_sided" and in_half_precision(eps):
         raise ValueError(
             "gradient must be central, double_backward or forward_mode in half precision, got one_sided: it drowns in rounding"
         )
-    return HALF_PRECISION_DIFFERENCE if half else DIFFERENCES.get(gradient, 1.0)
+    if gradient == "forward_mode" and precision == "network" and torch.is_autocast_enabled(eps.device.type):
+        raise ValueError("difference_precision must be float32 for forward_mode under autocast, got 'network': dual numbers do not pass it")
+
+
+def default_difference(gradient: str, precision: str, eps: Tensor) -> float:
+    """Root mean square of a step for the precision that the differences are computed in; 1 where `gradient` takes no step."""
+    half = torch.finfo(eps.dtype).bits < 32 or (precision == "network" and in_half_precision(eps))
+    return HALF_PRECISION_DIFFERENCE if half and gradient == "central" else DIFFERENCES.get(gradient, 1.0)
+
+
+def autocast_of_differences(precision: str, eps: Tensor) -> dict:
+    """Arguments of `torch.autocast` for the evaluations beside eps: switched off for `float32`, the caller's for `network`."""
+    kind = eps.device.type
+    enabled = torch.is_autocast_enabled(kind) and precision == "network"
+    return dict(device_type=kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -49,18 +73,31 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def directional_derivative(denoise: Denoiser, eps: Tensor, x0_hat: Tensor, u: Tensor, gradient: str, h: float) -> Tensor:
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) as (B, 1, ...) with the dimensions of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def weighted_direction(direction: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+    """w D (B, ...) in the precision of eps or better, the same numbers for every evaluation."""
+    return direction.to(torch.promote_types(wide(eps).dtype, direction.dtype)) * per_sample(weight.detach(), eps)
+
+
+def directional_derivative(
+    denoise: Denoiser, eps: Tensor, x0_hat: Tensor, u: Tensor, gradient: str, h: float, precision: str = "float32"
+) -> Tensor:
     """J u (B, ...) at eps by the difference of `STENCILS`, or by forward mode; `x0_hat` is the value at eps."""
-    if gradient in STENCILS:
-        values = {k: denoise(eps + k * h * u)[0] if k else x0_hat for k in STENCILS[gradient]}
-        return sum(coefficient * values[k] for k, coefficient in STENCILS[gradient].items()) / h
-    # torch.func's dual numbers: those of torch.autograd.forward_ad cannot be differentiated through softmax (pytorch issue 162350)
-    with _LayerNormFromItsParts():
-        return torch.func.jvp(lambda e: denoise(e)[0], (eps,), (u,))[1]
+    with torch.autocast(**autocast_of_differences(precision, eps)):
+        if gradient in STENCILS:
+            values = {k: denoise(eps + k * h * u)[0] if k else x0_hat for k in STENCILS[gradient]}
+            return sum(coefficient * wide(values[k]) for k, coefficient in STENCILS[gradient].items()) / h
+        # torch.func's dual numbers: those of torch.autograd.forward_ad cannot be differentiated through softmax (pytorch issue 162350)
+        with _LayerNormFromItsParts():
+            return torch.func.jvp(lambda e: denoise(e)[0], (eps,), (u,))[1]
 
 
 class _LayerNormFromItsParts(TorchFunctionMode):
-    """Layer norm by mean and variance: the fused one's forward-mode derivative has a wrong gradient (3 % off, PyTorch 2.14)."""
+    """Layer norm by mean and variance: the fused one's forward-mode derivative has a wrong gradient (3 to 11 % off, PyTorch 2.14)."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return (_layer_norm if func is F.layer_norm else func)(*args, **(kwargs or {}))
@@ -76,6 +113,16 @@ def _layer_norm(
     return normal if bias is None else normal + bias
 
 
+def projected_gradient(
+    denoise: Denoiser, eps: Tensor, weighted_direction: Tensor, outer: Tensor, parameters: Sequence[Tensor], autocast: dict
+) -> Sequence[Tensor | None]:
+    """Gradient of sum outer . (w D . x0_hat(eps)) in `parameters`: one forward and one backward."""
+    with torch.enable_grad(), torch.autocast(**autocast):
+        projected = (wide(denoise(eps)[0]) * weighted_direction).flatten(1).sum(1)
+    with torch.autocast(eps.device.type, enabled=False):  # a backward pass would round its products as a forward does
+        return torch.autograd.grad(projected, parameters, outer.to(projected.dtype), allow_unused=True)
+
+
 @dataclass
 class Later:
     """Evaluations at eps + k h u for the steps k of `stencil`, but 0, that wait for the backward pass; `u` is found in between."""
@@ -84,21 +131,16 @@ class Later:
     eps: Tensor
     stencil: dict[int, float]  # step k in units of h -> coefficient, times 1 / h
     h: float
+    autocast: dict  # of these evaluations: the backward pass runs outside of the caller's
     u: Tensor | None = None
     weighted_direction: Tensor | None = None  # w D
-
-    def __post_init__(self) -> None:
-        kind = self.eps.device.type
-        self.autocast = dict(device_type=kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
     def gradients(self, parameters: Sequence[Tensor], outer: Tensor) -> list[Tensor | None]:
         """Of sum outer . (w D . J u) in `parameters`, without the share of step 0; one evaluation's graph at a time."""
         total: list[Tensor | None] = [None] * len(parameters)
         for k, coefficient in ((k, c) for k, c in self.stencil.items() if k):
-            with torch.enable_grad(), torch.autocast(**self.autocast):
-                x0_hat = self.denoise(self.eps + k * self.h * self.u)[0]
-                projected = (wide(x0_hat) * self.weighted_direction).flatten(1).sum(1)
-            found = torch.autograd.grad(projected, parameters, outer.to(projected.dtype) * (coefficient / self.h), allow_unused=True)
+            point, share = self.eps + k * self.h * self.u, outer * (coefficient / self.h)
+            found = projected_gradient(self.denoise, point, self.weighted_direction, share, parameters, self.autocast)
             total = [new if old is None else old if new is None else old + new for old, new in zip(total, found, strict=True)]
         return total
 

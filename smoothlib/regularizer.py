@@ -10,16 +10,18 @@ where `a` is the running mean of r. J^T D is one vector-Jacobian product (Eq. 10
 - `central` and `one_sided` use that, with u = J^T D / ||J^T D|| held fixed, d ||J^T D|| / d theta = d (D . J u) / d theta, and J u is a
   directional derivative: (x0_hat(eps + h u) - x0_hat(eps - h u)) / 2h, or the one-sided difference. Ordinary forwards and one ordinary
   backward, so that fused attention, gradient checkpointing and torch.compile all work.
-- `forward_mode` is their limit h -> 0: J u by forward-mode differentiation, then one backward. Needs the math kernel too.
+- `forward_mode` is their limit h -> 0: J u by forward-mode differentiation, then one backward. Exact; needs the math kernel too.
 
-All four have the same r; only the way to its gradient differs. The value of J u is not needed, only its gradient: told which parameters are
-trained, the differences wait for the backward pass and for the first graph to be freed. No more time, hardly more memory than a plain step.
-All but `double_backward` is in `directional`.
+All four have the same r; only the way to its gradient differs, and with it the gradient's error. With the step chosen by measurement
+(`difference="auto"`, see `step_choice`) the differences err by less than 1 % in float32, on training images of the embedded model; in
+bfloat16, u itself is rounded, and even `double_backward` errs by 3 to 6 %. `python -m benchmarks.gradient_error` measures them all.
+The value of J u is not needed, only its gradient. If `parameters` is given, the evaluations of the differences are therefore deferred to
+the backward pass, after the first graph has been freed. All but `double_backward` is in `directional`.
 """
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -28,7 +30,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .directional import STENCILS, Beside, Denoiser, Later, check_gradient, default_difference, directional_derivative, wide
+from .directional import (
+    STENCILS,
+    Beside,
+    Denoiser,
+    Later,
+    autocast_of_differences,
+    check_gradient,
+    check_precision,
+    default_difference,
+    directional_derivative,
+    per_sample,
+    weighted_direction,
+    wide,
+)
+from .step_choice import StepChoice
 
 MODES = ("paper", "official")
 WEIGHTINGS = {"multiply": 1, "none": 0, "divide": -1}  # exponent of the noise level in w
@@ -62,6 +78,7 @@ def step_variation(
     *,
     gradient: str = "central",
     difference: float | None = None,
+    difference_precision: str = "float32",
     parameters: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """r = w ||J^T D||_2 (Eq. 10) of each sample, (B,) and differentiable in the denoiser's weights, and the denoiser's output.
@@ -73,39 +90,44 @@ def step_variation(
         weight: w of each sample, (B,).
         gradient: the way to the gradient of r, one of `GRADIENTS` (see the module).
         difference: length of the step along u as its root mean square over the values of eps, h / sqrt(dimension). The error grows with
-            its square (`central`) or with it (`one_sided`), that of rounding with 1 / difference. None: .01 for `central` (.05 in half
-            precision), .003 for `one_sided`, which has no good value in half precision.
+            its square (`central`) or with it (`one_sided`), that of rounding with 1 / difference. None: .001 for `central` (.01 for
+            evaluations in half precision), .0003 for `one_sided`, which has no good value in half precision. They suit the embedded model;
+            `StepwiseVariation` measures instead.
+        difference_precision: of the evaluations beside eps under autocast: `float32` (they leave it: as exact as the rounded u allows, and
+            as dear as a step in float32) or `network` (they stay in it). `forward_mode` knows `float32` alone. In either case the backward
+            pass belongs outside of autocast, as PyTorch says: inside, it rounds what the differences magnify.
         parameters: for `central` and `one_sided`, all leaves whose gradient through `denoise` is wanted. The evaluations beside eps then
             wait for the backward pass, and what else `denoise` depends on gets no gradient from them. None: they are evaluated at once.
 
     Raises:
-        ValueError: `gradient` or `difference` is not as above, or `one_sided` is asked for in half precision.
+        ValueError: an option is not as above, or `one_sided` is asked for in half precision.
     """
-    check_gradient(gradient, difference)
-    h = (difference or default_difference(gradient, eps)) * math.sqrt(eps[0].numel())
+    check_gradient(gradient, difference, difference_precision)
+    check_precision(gradient, difference_precision, eps)
+    h = (difference or default_difference(gradient, difference_precision, eps)) * math.sqrt(eps[0].numel())
     eps = eps.detach().requires_grad_()
-    weight = weight.detach().reshape(-1, *[1] * (eps.ndim - 1))
+    weighted = weighted_direction(direction, weight, eps)
     stencil = STENCILS.get(gradient) if parameters else None
     # before the first evaluation: the backward pass runs what was made last first
-    later = Later(denoise, eps.detach(), stencil, h) if stencil else None
+    later = Later(denoise, eps.detach(), stencil, h, autocast_of_differences(difference_precision, eps)) if stencil else None
     derivative = Beside.apply(later, *parameters) if later else None
     with torch.enable_grad():
         x0_hat, output = denoise(eps)
-        projected = (wide(x0_hat) * direction * weight).sum()
+        projected = (wide(x0_hat) * weighted).sum()
         exact = gradient == "double_backward"
         (product,) = torch.autograd.grad(projected, eps, create_graph=exact, retain_graph=True)  # w J^T D, (B, ...)
         product = wide(product)
         r = product.flatten(1).norm(dim=1)  # (B,)
         if exact:
             return r, output
-        u = (product / r.clamp_min(torch.finfo(r.dtype).tiny).reshape_as(weight)).to(eps.dtype)
+        u = (product / per_sample(r.clamp_min(torch.finfo(r.dtype).tiny), eps)).to(eps.dtype)
         if later:
-            later.u, later.weighted_direction = u, direction * weight
+            later.u, later.weighted_direction = u, weighted
             if 0 in stencil:
-                derivative = derivative + stencil[0] / h * (wide(x0_hat) * direction * weight).flatten(1).sum(1)
+                derivative = derivative + stencil[0] / h * (wide(x0_hat) * weighted).flatten(1).sum(1)
         else:
-            change = directional_derivative(denoise, eps.detach(), x0_hat, u, gradient, h)  # J u, (B, ...)
-            derivative = (wide(change) * direction * weight).flatten(1).sum(1)  # its gradient is r's
+            change = directional_derivative(denoise, eps.detach(), x0_hat, u, gradient, h, difference_precision)  # J u, (B, ...)
+            derivative = (wide(change) * weighted).flatten(1).sum(1)  # its gradient is r's
         return r + (derivative - derivative.detach()), output
 
 
@@ -120,11 +142,15 @@ class StepwiseVariation(nn.Module):
         mode: `paper` or `official`.
         weighting: w(s) = s (`multiply`, Eq. 9), 1 (`none`) or 1 / s (`divide`).
         gradient: the way to the gradient, see the module; None takes `double_backward` for `official`, else `central`.
-        difference: step of the difference quotients, see `step_variation`; None takes its defaults.
+        difference: step of the difference quotients, see `step_variation`; `auto` chooses it by measurement (`step_choice`) on the first
+            batch in training mode and on every `difference_every`-th after it. A measurement costs about five batches. Before the first,
+            and where no parameters are told, the defaults of `step_variation` hold.
+        difference_every: number of batches from one measurement to the next.
+        difference_precision: `float32` or `network`, see `step_variation`.
         decay: share of the new mean in each update of `a`.
         timestep_bins: number of equal intervals of diffusion time with a running mean of their own; 1 is the paper's single mean.
 
-    The running mean is a buffer: saving and loading the module's state keeps it.
+    The running mean, the chosen step and the count of batches are buffers: saving and loading the module's state keeps them.
 
     Raises:
         ValueError: an argument is out of range.
@@ -135,7 +161,9 @@ class StepwiseVariation(nn.Module):
         mode: str = "paper",
         weighting: str = "multiply",
         gradient: str | None = None,
-        difference: float | None = None,
+        difference: float | str = "auto",
+        difference_every: int = 100,
+        difference_precision: str = "float32",
         decay: float = 0.01,
         timestep_bins: int = 1,
     ):
@@ -147,13 +175,15 @@ class StepwiseVariation(nn.Module):
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
         if not 0 < decay <= 1:
             raise ValueError(f"decay must lie in (0, 1], got {decay}")
-        if timestep_bins < 1:
-            raise ValueError(f"timestep_bins must be at least 1, got {timestep_bins}")
-        check_gradient(gradient, difference)
-        self.mode, self.weighting, self.gradient = mode, weighting, gradient
-        self.difference, self.decay = difference, decay
+        for name, value in (("timestep_bins", timestep_bins), ("difference_every", difference_every)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_gradient(gradient, difference, difference_precision, auto=True)
+        self.mode, self.weighting, self.gradient, self.decay = mode, weighting, gradient, decay
+        self.difference_precision = difference_precision
         self.register_buffer("running_mean", torch.zeros(timestep_bins))  # a
         self.register_buffer("started", torch.full((timestep_bins,), mode == "official"))  # bins whose mean is not to be initialised
+        self.step_choice = StepChoice(difference, difference_every)
 
     def attention_kernel(self) -> AbstractContextManager:
         """Context for the whole training step, backward included: PyTorch's math attention where the gradient needs it."""
@@ -168,6 +198,7 @@ class StepwiseVariation(nn.Module):
         time: Tensor,
         direction_noise: Tensor,
         parameters: Sequence[Tensor] | None = None,
+        measured: Sequence[Tensor] | None = None,
     ) -> Variation:
         """L_reg of a batch; in training mode the running mean moves first, as in the released code.
 
@@ -177,19 +208,30 @@ class StepwiseVariation(nn.Module):
             noise_level: s_t = sqrt(1 - alpha_bar_t), or sigma under flow matching, (B,) in (0, 1].
             time: diffusion time t / T, (B,) in [0, 1).
             direction_noise: Gaussian noise that becomes D, (B, ...).
-            parameters: what is trained, to save memory; see `step_variation`.
+            parameters: what is trained, to save memory (see `step_variation`) and to measure the step by.
+            measured: leaves to measure the step by where `parameters` is not given.
         """
         directions = unit_directions if self.mode == "paper" else sqrt_dimension_directions
-        weight = noise_level.float() ** WEIGHTINGS[self.weighting]
-        ways = dict(gradient=self.gradient, difference=self.difference, parameters=parameters)
-        r, output = step_variation(denoise, eps, directions(direction_noise.float()), weight, **ways)
+        direction, weight = directions(direction_noise.float()), noise_level.float() ** WEIGHTINGS[self.weighting]
+        bins = (time * len(self.running_mean)).long().clamp(0, len(self.running_mean) - 1).to(self.running_mean.device)
+        if self.training:
+            known = torch.where(self.started, self.running_mean, torch.nan)[bins]
+            ways = dict(gradient=self.gradient, precision=self.difference_precision, parameters=parameters or measured)
+            self.step_choice.measure(denoise, eps, direction, weight, lambda r: r - torch.where(known.isnan(), r.mean(), known), **ways)
+        ways = dict(gradient=self.gradient, difference=self.step_choice.step, difference_precision=self.difference_precision)
+        r, output = step_variation(denoise, eps, direction, weight, parameters=parameters, **ways)
         r = r.to(self.running_mean.dtype)
-        bins = (time * len(self.running_mean)).long().clamp(0, len(self.running_mean) - 1).to(r.device)
         mean = self._moved_mean(r, bins) if self.training else self.running_mean
         if self.training:
             self.running_mean.copy_(mean.detach())
         target = mean[bins] if self.mode == "official" else mean[bins].detach()
         return Variation((r - target).square().mean(), r.detach(), mean.detach().mean(), output)
+
+    def take_up(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state of an earlier run; ValueError for that of an earlier version, which measured no steps."""
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise ValueError(f"the checkpoint's regularizer lacks {', '.join(missing)}: it is of an earlier version, choose another name")
+        self.load_state_dict(state)
 
     def _moved_mean(self, r: Tensor, bins: Tensor) -> Tensor:
         """a + decay (mean r - a) for each bin that occurs in the batch; the first mean where there is none yet."""

@@ -116,6 +116,19 @@ def test_every_way_agrees_with_finite_differences_of_the_penalty(gradient):
     assert analytic[2, 3].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=5e-3, abs=2e-5)
 
 
+@pytest.mark.parametrize("gradient", ["central", "one_sided"])
+def test_deferred_differences_lose_no_digits_of_a_float64_network(gradient):
+    """Both ends of a difference have the same w D: rounded at one end alone, it would err by 6e-8 / h."""
+    network, eps, direction, weight = small_case()
+    parameters = list(network.parameters())[:3]
+    single = dict(direction=direction.float(), weight=weight.float(), parameters=parameters)
+    wanted, found = (
+        gradients(step_variation(network, eps, gradient=way, difference=1e-6, **single)[0].square().sum(), parameters)
+        for way in ("double_backward", gradient)
+    )
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
 def test_official_mode_is_the_released_formula_with_the_mean_in_the_graph():
     network, eps, _, s = small_case()
     direction_noise = noise(3, 5, seed=9)
@@ -183,7 +196,11 @@ def test_a_network_that_ignores_its_input_has_no_variation_and_no_nan():
         (dict(mode="released"), "mode must be one of paper, official, got 'released'"),
         (dict(weighting="square"), "weighting must be one of multiply, none, divide, got 'square'"),
         (dict(gradient="reverse"), "gradient must be one of double_backward, central, one_sided, forward_mode, got 'reverse'"),
-        (dict(difference=0), "difference must be positive, got 0"),
+        (dict(difference=0), "difference must be auto or a positive number, got 0"),
+        (dict(difference="small"), "difference must be auto or a positive number, got 'small'"),
+        (dict(difference=float("nan")), "difference must be auto or a positive number, got nan"),
+        (dict(difference_precision="half"), "difference_precision must be one of float32, network, got 'half'"),
+        (dict(difference_every=0), "difference_every must be at least 1, got 0"),
         (dict(decay=0), r"decay must lie in \(0, 1\], got 0"),
         (dict(timestep_bins=0), "timestep_bins must be at least 1, got 0"),
     ],

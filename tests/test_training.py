@@ -16,6 +16,7 @@ import yaml
 from torch import nn
 
 from smoothlib import paths
+from smoothlib.directional import FORMER_DIFFERENCES
 from smoothlib.objectives import OBJECTIVES, Objective
 from smoothlib.objectives.base import known_options
 from smoothlib.objectives.denoising import DenoisingObjective
@@ -270,6 +271,9 @@ def test_the_shipped_adapters_were_trained_with_the_settings_that_are_listed():
 
     def settings(config):
         options = defaults | config["objective_options"]
+        ways = options["regularizer"]
+        # settings that name no step are older than "auto": they had the default of their time
+        options["regularizer"] = {"difference": FORMER_DIFFERENCES[ways["gradient"]]} | ways
         return {name: value for name, value in config.items() if name not in FREE_TO_CHANGE} | {"objective_options": options}
 
     listed = yaml.load((paths.CONFIGS / "adapters.yaml").read_text(), Loader)
@@ -288,6 +292,12 @@ def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp
         options = known_options("objective_options", DenoisingObjective, config.objective_options)
         known_options("regularizer", StepwiseVariation, options["regularizer"])
     assert listed["smooth"] == {}, "the file's own settings are the default's"
+    shipped, mended = (
+        load_config(paths.CONFIGS / "training" / f"smooth_{name}.yaml", name="x", export_to="x") for name in ("lora", "auto")
+    )
+    way = {"gradient": "central", "difference": "auto", "difference_every": 50}
+    shipped.objective_options["regularizer"].update(way)
+    assert mended == shipped, "smooth_auto.yaml differs in the way to the gradient alone"
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: x\nlearningrate: 1\n")
     with pytest.raises(ValueError, match="unknown training setting 'learningrate'"):

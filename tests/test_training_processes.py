@@ -18,11 +18,13 @@ SCRIPT = textwrap.dedent(
     sys.path[:0] = [sys.argv[2], sys.argv[3]]
     from smoothlib import paths
     folder, batch_size, steps = pathlib.Path(sys.argv[1]), int(sys.argv[4]), int(sys.argv[5])
+    difference = "auto" if steps > 1 else 0.001
     from smoothlib.objectives import DenoisingObjective
     from smoothlib.training import Trainer, TrainingConfig
     paths.RUNS = folder
     torch.manual_seed(0)
-    options = dict(split="compositional", trainable="lora", rank=2, regularization=1.0, regularizer={"gradient": "one_sided"})
+    options = dict(split="compositional", trainable="lora", rank=2, regularization=1.0)
+    options |= dict(regularizer={"gradient": "one_sided", "difference": difference, "difference_every": 3})
     objective = DenoisingObjective(**options)
     for name, p in objective.named_parameters():
         if "lora_B" in name:  # at zero, A would have no gradient
@@ -32,6 +34,7 @@ SCRIPT = textwrap.dedent(
     trainer = Trainer(objective, TrainingConfig(**settings))
     trainer.run()
     result = {"parameters": torch.cat([p.detach().flatten() for p in trainer.parameters]), "mean": objective.regularizer.running_mean}
+    result["step"] = objective.regularizer.step_choice.rung, objective.regularizer.step_choice.error
     moments = trainer.optimizer.state_dict()["state"]  # Adam's first moment: after one step a tenth of the clipped gradient
     result["gradient"] = torch.cat([moments[i]["exp_avg"].flatten() for i in sorted(moments)])
     torch.save(result, folder / f"rank{trainer.accelerator.process_index}.pt")
@@ -75,3 +78,4 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
 
     first, second = run(tmp_path / "three steps", 2, 2, 3, latents)
     assert torch.equal(first["parameters"], second["parameters"])
+    assert first["step"] == second["step"] and first["step"][0] >= 0, "both take the step that they measured together"

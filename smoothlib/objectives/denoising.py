@@ -63,14 +63,14 @@ class DenoisingObjective(Objective):
         data: a folder of images with captions (see `FolderLatents`), at `resolution` pixels.
         mirror: show each example mirrored half of the time; for captions that name no side.
         regularization: lambda; 0 is the plain fine-tune.
-        regularizer: arguments of `StepwiseVariation`.
+        regularizer: arguments of `StepwiseVariation`; among them the way to the gradient and its step, which is measured by default.
         regularized_share: share of each batch that L_reg is measured on.
         regularize_every: L_reg enters every k-th step alone, k times as strong (after StyleGAN2's lazy regularization; gradient
             clipping and Adam's moments see the stronger steps as they are).
         regularized_guidance: w of Eq. 5 for the x0_hat that L_reg is measured on, from the captions and the empty one; at 1, as in the
             paper, the captions alone. Other values double the work of L_reg. L_base always has the captions alone: with
             `caption_dropout`, it also holds on to what is predicted without one.
-        gradient_checkpointing: recompute the UNet's activations in backward.
+        gradient_checkpointing: recompute the UNet's activations in backward; `forward_mode` does not go with it.
         fraction_bits: see `differences.save_difference`, which writes what `unet` trains.
 
     Raises:
@@ -123,6 +123,8 @@ class DenoisingObjective(Objective):
         if not regularized_guidance >= 1:
             raise ValueError(f"regularized_guidance must be at least 1, got {regularized_guidance}")
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
+        if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
+            raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
         self.regularized_guidance = regularized_guidance
@@ -175,13 +177,13 @@ class DenoisingObjective(Objective):
         return hashlib.sha256(f"{self.examples.identity()} {self.origin}".encode() + self.tokens.numpy().tobytes()).hexdigest()
 
     def state(self) -> Draws:
-        """The regularizer's running mean."""
+        """The regularizer's running mean and its step of the differences."""
         return dict(self.regularizer.state_dict()) if self.regularizer else {}
 
     def load_state(self, state: Draws) -> None:
-        """Take up the running mean."""
+        """Take up what `state` gave; ValueError where an earlier version did."""
         if self.regularizer:
-            self.regularizer.load_state_dict(state)
+            self.regularizer.take_up(state)
 
     def kernels(self) -> AbstractContextManager:
         """The attention kernel that the regularizer's gradient needs."""
@@ -212,7 +214,7 @@ class DenoisingObjective(Objective):
         z0 = (mean + std * draws["posterior_noise"].to(device)) * self.scaling_factor
         eps, t, alpha_bar = draws["eps"].to(device), draws["timesteps"].to(device), self.alpha_bar[draws["timesteps"].cpu()].to(device)
         tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self.tokens[indices.cpu()])
-        context = self.text_encoder(tokens.to(device))[0]
+        context = self.text_encoder(tokens.to(device))[0].float()  # under autocast too: the regularizer's differences leave it
 
         def denoise(eps: Tensor, part: slice = slice(None), guidance_scale: float = 1.0) -> tuple[Tensor, Tensor]:
             x_t = self.scheduler.add_noise(z0[part], eps, t[part])
@@ -220,7 +222,7 @@ class DenoisingObjective(Objective):
                 output = guided = self.unet(x_t, t[part], context[part]).sample.float()
             else:
                 # Eq. 5 as in sampling.predict_noise, which does not give the conditional prediction that L_base needs
-                null = self.text_encoder(self.empty.to(device))[0].expand(len(x_t), -1, -1)
+                null = self.text_encoder(self.empty.to(device))[0].float().expand(len(x_t), -1, -1)
                 both = self.unet(x_t.repeat(2, 1, 1, 1), t[part].repeat(2), torch.cat([context[part], null])).sample.float()
                 output, unconditional = both.chunk(2)
                 guided = guidance_scale * output - (guidance_scale - 1) * unconditional
@@ -238,6 +240,7 @@ class DenoisingObjective(Objective):
             "reg": variation.loss,
             "r": variation.r.mean(),
             "running_mean": variation.running_mean,
+            **self.regularizer.step_choice.numbers(),
         }
         return base + self.regularization * self.regularize_every * variation.loss, numbers
 
@@ -251,9 +254,10 @@ class DenoisingObjective(Objective):
         direction_noise = draws["direction_noise"][part].to(eps.device)
         noise_level = (1 - alpha_bar[part]).sqrt()
         # the text encoder's graph, where it is trained too, would be gone when a later evaluation needs it
-        trained = [] if self.trainable == "all" else [p for p in self.unet.parameters() if p.requires_grad]
+        trained = [p for p in self.unet.parameters() if p.requires_grad]
+        deferred = [] if self.trainable == "all" else trained
         sampled = partial(denoise, part=part, guidance_scale=self.regularized_guidance)
-        variation = self.regularizer(sampled, eps[part], noise_level, time, direction_noise, trained)
+        variation = self.regularizer(sampled, eps[part], noise_level, time, direction_noise, deferred, trained)
         if n == len(eps):
             return variation, variation.output
         return variation, torch.cat([variation.output, denoise(eps[rest], rest)[1]])

@@ -1,0 +1,78 @@
+"""The benchmarks' command lines: bad values end with a sentence and an exit code before anything is measured."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import gradient_error, gradient_notes, regularizer
+from smoothlib.paths import ROOT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--latents", "0"], "--latents must be at least 1, got 0"),
+        (["--latents", "7"], "--latents must be a multiple of 8, got 7"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["--samples", "real", "--unet", "sd15"], "--samples real needs --unet mini and --latents 16, got sd15 and 16"),
+    ],
+)
+def test_the_costs_of_nothing_are_refused(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as raised:
+        regularizer.parse(arguments)
+    assert raised.value.code == 2 and capsys.readouterr().err.splitlines()[-1].endswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--samples", "0"], "--samples must lie in [1, "),
+        (["--samples", "999999"], "the number of training scenes, got 999999"),
+    ],
+)
+def test_the_errors_of_nothing_are_refused(monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", ["gradient_error", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        gradient_error.main()
+    assert raised.value.code == 2 and sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_way_that_fails_makes_the_benchmark_fail(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["regularizer", "--rounds", "1", "--ways", "plain LoRA", "ours, central"])
+    failing = subprocess.CompletedProcess([], 3, stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: failing)
+    with pytest.raises(SystemExit, match="plain LoRA failed with exit code 3; ours, central failed with exit code 3"):
+        regularizer.main()
+
+
+def test_real_samples_are_measured_too():
+    options = regularizer.parse(["--samples", "real", "--batch", "1", "--steps", "1"])
+    options.way = "ours, one-sided"
+    found = regularizer.measure(options)
+    assert found["seconds"] > 0 and found.keys() == {"seconds", "gib"}
+
+
+def test_a_note_is_about_the_step_that_the_training_had():
+    assert gradient_notes.settings_of("smooth")["regularizer"] == {
+        "mode": "paper",
+        "weighting": "multiply",
+        "gradient": "one_sided",
+        "difference": 0.003,  # its card names none
+    }
+    assert gradient_notes.settings_of("plain") is None
+
+
+def test_the_recorded_errors_are_of_the_ways_that_are_measured_and_within_what_is_promised():
+    lines = (ROOT / "benchmarks" / "gradient_error.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
+    ways = [(half, way) for half, kind in ((False, gradient_error.FLOAT32), (True, gradient_error.BFLOAT16)) for way in kind]
+    assert len(rows) == len(gradient_error.STATES) * len(ways)
+    for (_, precision, name, step, error, *_), (half, way) in zip(rows, ways * len(gradient_error.STATES), strict=True):
+        assert precision.startswith("bfloat16" if half else "float32") and name == f"`{way['gradient']}`"
+        assert step.startswith(str(way.get("difference", "")))
+        if not half and way.get("difference") == "auto":
+            assert float(error.removesuffix(" %")) < {"central": 0.1, "one_sided": 1}[way["gradient"]]

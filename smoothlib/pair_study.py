@@ -58,9 +58,8 @@ class PairStudy:
         options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
         with errors_in_one_sentence():
             self.guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
-            self.pairs: list[ImagePair] = [
-                pair for split in cfg.splits for pair in pairs_from(datasets.load_split(cfg.dataset, split), cfg.num_pairs, **options)
-            ]
+            splits = [datasets.load_split(cfg.dataset, split, size=cfg.model) for split in cfg.splits]
+            self.pairs: list[ImagePair] = [pair for split in splits for pair in pairs_from(split, cfg.num_pairs, **options)]
 
     def measure(self, methods: Sequence[PairMethod]) -> dict[str, list[runs.Result]]:
         """Every method's result of each pair; a model is loaded once for all methods that use it."""

@@ -60,7 +60,7 @@ class DenoisingObjective(Objective):
         min_snr_gamma: gamma above; 0 weights all timesteps alike.
         split: scenes to train on; unused where `data` is given.
         only, style: which of them, and in which style (see `SceneLatents`).
-        data: a folder of images with captions (see `FolderLatents`), at `resolution` pixels.
+        data, resolution, bad_images: a folder of images with captions, their size, and `error` or `skip` (see `FolderLatents`).
         mirror: show each example mirrored half of the time; for captions that name no side.
         regularization: lambda; 0 is the plain fine-tune.
         regularizer: arguments of `StepwiseVariation`.
@@ -91,6 +91,7 @@ class DenoisingObjective(Objective):
         style: str | None = None,
         data: str | None = None,
         resolution: int = 512,
+        bad_images: str = "error",
         mirror: bool = True,
         regularization: float = 0.0,
         regularizer: dict[str, Any] | None = None,
@@ -116,13 +117,15 @@ class DenoisingObjective(Objective):
             raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
         if not 1 <= fraction_bits <= FRACTION_BITS:
             raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
-        if not regularization >= 0:
-            raise ValueError(f"regularization must be at least 0, got {regularization}")
+        for name, value in (("regularization", regularization), ("min_snr_gamma", min_snr_gamma)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
         if not 0 < regularized_share <= 1:
             raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
         if not regularized_guidance >= 1:
             raise ValueError(f"regularized_guidance must be at least 1, got {regularized_guidance}")
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
+        folder = FolderLatents(None, data, resolution, bad_images) if data else None  # before a model is loaded, or even downloaded
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
         self.regularized_guidance = regularized_guidance
@@ -136,7 +139,7 @@ class DenoisingObjective(Objective):
         self.scaling_factor = vae.config.scaling_factor
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.examples = FolderLatents(vae, data, resolution) if data else SceneLatents(vae, split, only, style)
+        self.examples = folder.encoded_by(vae) if folder else SceneLatents(vae, split, only, style)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
         self.mirror, self.resolution, self.fraction_bits = mirror, resolution, fraction_bits
         self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type

@@ -47,6 +47,9 @@ def test_bad_pictures_are_left_out_and_counted_where_the_setting_says_so(folder,
     examples = objective.examples
     assert len(objective) == len(examples) == 1 and examples.skipped == 2 and examples.captions == ["text of a.png"]
     assert examples.identity() != whole.identity()
+    with pytest.warns(UserWarning, match="left out"):
+        own = DenoisingObjective(pipeline="mini", trainable="lora", data=str(folder), bad_images="skip").examples
+    assert own.resolution == 16 and own.identity() == examples.identity()  # the model's own size, where none is named
     mean, std = examples.posterior(torch.tensor([0, 0]), torch.tensor([False, True]))
     assert mean.shape == (2, *examples.shape) and torch.isfinite(mean).all() and torch.isfinite(std).all()
     (folder / "a.png").write_bytes(b"")

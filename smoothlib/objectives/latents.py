@@ -107,6 +107,7 @@ class FolderLatents:
     All are decoded once at the start (later only those that have changed), so that none ends a training in its middle.
 
     Args:
+        vae, resolution: may be set later, since the folder is looked at before a model is loaded.
         bad_images: `error`, or `skip`, which leaves out images that are missing or cannot be read and says how many (`skipped`).
 
     Raises:
@@ -134,11 +135,6 @@ class FolderLatents:
         used = [(name, caption) for name, caption in listed if not found[name].problem]
         self.files, self.captions = [self.folder / name for name, _ in used], [caption for _, caption in used]
         self.hashes = [found[name].sha256 for name, _ in used]
-
-    def encoded_by(self, vae: AutoencoderKL) -> "FolderLatents":
-        """The same with this autoencoder: the folder is looked at before one is loaded."""
-        self.vae = vae
-        return self
 
     def __len__(self) -> int:
         return len(self.files)

@@ -21,7 +21,8 @@ from PIL import Image
 
 from . import paths
 from .cards import read_card, read_checked
-from .pixels import from_uint8
+from .pictures import square
+from .pixels import from_uint8, to_uint8
 
 SPLITS = ("train", "test", "compositional")
 
@@ -123,7 +124,12 @@ def seeded_choice(count: int, limit: int, seed: int) -> list[int]:
     """`limit` of `count` indices, drawn without replacement from `seed` and sorted: nobody picks images by hand.
 
     A larger `limit` with the same seed keeps the smaller one's indices.
+
+    Raises:
+        ValueError: `seed` is not a whole number of at least 0.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed is {seed!r}, but must be a whole number of at least 0")
     order = np.random.default_rng(seed).permutation(count)
     return sorted(int(i) for i in order[:limit])
 
@@ -145,22 +151,61 @@ class Split(Protocol):
         """Image `index` as an item."""
 
 
-def load_split(dataset: str = "scenes", split: str = "test") -> Split:
-    """A whole split; `dataset` is `scenes` or a folder in COCO's captioning layout (see `smoothlib.coco`)."""
+class ResizedSplit:
+    """A split whose images are brought to another size (see `pictures.square`): `size` pixels wide and high."""
+
+    def __init__(self, whole: Split, size: int) -> None:
+        self.whole, self.records, self.size = whole, whole.records, size
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def item(self, index: int) -> Item:
+        """Image `index` as an item."""
+        item = self.whole.item(index)
+        picture = Image.fromarray(to_uint8(item.image).permute(1, 2, 0).numpy())
+        return Item(item.id, to_tensor(square(picture, self.size)), item.caption)
+
+
+def load_split(dataset: str = "scenes", split: str = "test", size: int | str | None = None) -> Split:
+    """A whole split; `dataset` is `scenes` or a folder in COCO's captioning layout (see `smoothlib.coco`).
+
+    Args:
+        size: side of the images in pixels, or the model (as `models.load_pipeline` takes it) that they are for: they get the size that
+            this model was made for. None: 64, as the scenes are stored, and 512 for COCO, as in the paper.
+
+    Raises:
+        ValueError: `size` is less than 8, or no such model is there.
+    """
+    whole: Split
     if dataset == "scenes":
-        return load_scenes(split)
+        whole = load_scenes(split)
+        side = _side(size)
+        return whole if side in (None, whole.images.shape[1]) else ResizedSplit(whole, side)
     from .coco import CocoSplit
 
-    return CocoSplit(Path(dataset), split)
+    whole = CocoSplit(Path(dataset), split)  # before the model is looked up, which may have to be downloaded
+    whole.resolution = _side(size) or whole.resolution
+    return whole
 
 
-def load_items(dataset: str = "scenes", split: str = "test", limit: int = 64, seed: int = 0) -> list[Item]:
+def _side(size: int | str | None) -> int | None:
+    if isinstance(size, str):
+        from .models import image_size
+
+        return image_size(size)
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 8):
+        raise ValueError(f"size is {size!r}, but must be a number of pixels of at least 8, or a model")
+    return size
+
+
+def load_items(dataset: str = "scenes", split: str = "test", limit: int = 64, seed: int = 0, size: int | str | None = None) -> list[Item]:
     """`limit` items of a split (see `load_split`), chosen by `seed`.
 
     Raises:
-        ValueError: `limit` exceeds the split.
+        ValueError: `limit` exceeds the split, or an image cannot be read.
     """
-    whole = load_split(dataset, split)
-    if not 1 <= limit <= len(whole):
+    whole = load_split(dataset, split, size)
+    if not isinstance(limit, int) or not 1 <= limit <= len(whole):
         raise ValueError(f"limit must lie in [1, {len(whole)}] for split {split!r} of {dataset}, got {limit}")
     return [whole.item(index) for index in seeded_choice(len(whole), limit, seed)]

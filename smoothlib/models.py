@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 __all__ = [
-    "LORA_TARGET_MODULES", "adapter_file", "default_guidance_scale", "fingerprint", "list_adapters", "list_fine_tunes", "load_adapter",
-    "load_pipeline", "load_smooth_lora", "load_vae",
+    "LORA_TARGET_MODULES", "adapter_file", "default_guidance_scale", "fingerprint", "image_size", "list_adapters", "list_fine_tunes",
+    "load_adapter", "load_pipeline", "load_smooth_lora", "load_vae",
 ]  # fmt: skip
 
 PAPER_GUIDANCE_SCALE = 7.5
@@ -118,6 +118,19 @@ def default_guidance_scale(name: str = "mini") -> float:
     if "guidance_scale" not in card and "base" in card:
         return default_guidance_scale(card["base"]["model"])
     return float(card.get("guidance_scale", PAPER_GUIDANCE_SCALE))
+
+
+def image_size(name: str = "mini") -> int:
+    """Side in pixels of the images that a pipeline was made for, from its configuration files; `name` and errors as in `load_pipeline`."""
+    fine_tune = _fine_tune(name)
+    if fine_tune is not None and "base" in read_card(fine_tune):
+        return image_size(read_card(fine_tune)["base"]["model"])
+    folder = _trusted_folder(name, None, needed="unet/config.json", part="unet/config.json")
+    check_files(folder, "vae/config.json")
+    unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    if not isinstance(unet.get("sample_size"), int):
+        raise ValueError(f"{folder / 'unet' / 'config.json'} must give one whole number as sample_size, not {unet.get('sample_size')!r}")
+    return unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def list_fine_tunes() -> list[str]:

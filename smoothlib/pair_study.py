@@ -63,9 +63,8 @@ class PairStudy(BaseStudy):
         options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)
-            self.pairs: list[ImagePair] = [
-                pair for split in cfg.splits for pair in pairs_from(datasets.load_split(cfg.dataset, split), cfg.num_pairs, **options)
-            ]
+            splits = [datasets.load_split(cfg.dataset, split, size=cfg.model) for split in cfg.splits]
+            self.pairs: list[ImagePair] = [pair for split in splits for pair in pairs_from(split, cfg.num_pairs, **options)]
             datasets.check_ids(self.pairs)
 
     def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, list[runs.Result]]:

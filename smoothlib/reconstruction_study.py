@@ -63,7 +63,7 @@ class ReconstructionStudy(BaseStudy):
 
     def _items(self, count: int, skip: int) -> list[datasets.Item]:
         """`count` images of the seeded choice after the first `skip`: a larger choice with the same seed keeps the smaller one's."""
-        source = dict(dataset=self.cfg.dataset, split=self.cfg.split, seed=self.cfg.seed)
+        source = dict(dataset=self.cfg.dataset, split=self.cfg.split, seed=self.cfg.seed, size=self.cfg.model)
         skipped = {item.id for item in datasets.load_items(limit=skip, **source)} if skip else set()
         return [item for item in datasets.load_items(limit=skip + count, **source) if item.id not in skipped]
 

@@ -62,7 +62,7 @@ class Study(BaseStudy):
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)
             self.judge = smoothness.packaged_judge() if cfg.judge == "packaged" else smoothness.official_judge()
-            self.split = datasets.load_split(cfg.dataset, cfg.split)
+            self.split = datasets.load_split(cfg.dataset, cfg.split, size=cfg.model)
             self.walk_prompts = walks.walk_prompts_from(self.split, cfg.num_prompts, seed=cfg.seed)
             self.prompts = generation.prompts_from(self.split, cfg.num_images, seed=cfg.seed)
             datasets.check_ids(self.walk_prompts)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from . import paths
 from .cards import training_facts, write_card
+from .exports import check_weights, claim_export_folder
 from .machine import machine
 from .objectives import OBJECTIVES, Objective
 from .objectives.base import known_options
@@ -227,11 +228,13 @@ class Trainer:
 
 
 def train(config: TrainingConfig) -> None:
-    """Train what `config` describes and export it."""
+    """Train what `config` describes and export it; refused where that would replace another training's weights (`claim_export_folder`)."""
+    claim_export_folder(config)
     torch.manual_seed(config.seed)  # the initial weights
     kind = OBJECTIVES[config.objective]
     trainer = Trainer(kind(**known_options("objective_options", kind, config.objective_options)), config)
     trainer.run()
+    check_weights(config.name, trainer.checkpoint, [*trainer.parameters, *(trainer.average.averages if trainer.average else [])])
     trainer.finish()
 
 
@@ -240,10 +243,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="replace settings; objective_options.rank=4 names an inner one"
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace settings; objective_options.rank=4 names an inner one",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace weights of another training in the folder that is exported to")
     arguments = parser.parse_args()
-    train(load_config(arguments.config, **parse_settings(arguments.set)))
+    try:
+        overwrite = {"overwrite": True} if arguments.overwrite else {}
+        train(load_config(arguments.config, **parse_settings(arguments.set) | overwrite))
+    except (ValueError, OSError, FloatingPointError) as error:  # what the user can mend is one sentence
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

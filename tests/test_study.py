@@ -92,7 +92,7 @@ def test_prompts_and_real_images_come_from_cocos_layout_too(tmp_path):
     (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(annotations))
     study = Study(configured(dataset=str(tmp_path), split="val2017", num_prompts=3))
     assert [prompt.caption for prompt in study.walk_prompts] == ["caption 7", "caption 6", "caption 5"]  # the lowest annotation id
-    assert study.split.item(0).image.shape == (3, 512, 512)
+    assert study.split.item(0).image.shape == (3, 64, 64)  # the model's size
     features = study.real_features(batch_size=2)
     assert features.shape[0] == 3 and torch.isfinite(features).all()
 

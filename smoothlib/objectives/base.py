@@ -10,15 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import ConfigurationError
+from ..setting_fields import check_setting, field_of
+
 Draws = dict[str, Tensor]
 
 
 def known_options(name: str, kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` as arguments for `kind`; ValueError for one that it does not take."""
-    known = [option for option in inspect.signature(kind).parameters]
-    for option in options:
+    """`options` as arguments for `kind`; ConfigurationError for one that it does not take, or whose value is not of the annotated type."""
+    known = inspect.signature(kind).parameters
+    for option, value in options.items():
         if option not in known:
-            raise ValueError(f"{name} has no setting {option!r}; known are {', '.join(known)}")
+            raise ConfigurationError(f"{name} has no setting {option!r}; known are {', '.join(known)}")
+        if field := field_of(known[option].annotation):
+            check_setting(f"{name}.{option}", value, field)
     return dict(options)
 
 

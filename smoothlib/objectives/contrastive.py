@@ -75,7 +75,7 @@ class ContrastiveObjective(Objective):
         limit: use only the first so many scenes of every split.
 
     Raises:
-        ValueError: a dropout lies outside [0, 1).
+        ValueError: a dropout lies outside [0, 1), or `limit` is below 1.
     """
 
     def __init__(
@@ -90,6 +90,8 @@ class ContrastiveObjective(Objective):
         for name, value in (("phrase_dropout", phrase_dropout), ("feature_dropout", feature_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
         self.phrase_dropout, self.feature_dropout = phrase_dropout, feature_dropout
         self.held_out, self.limit = tuple(held_out), limit
         scenes = load_scenes(split)

@@ -19,7 +19,7 @@ from .. import mini
 from ..cards import write_card
 from ..differences import FRACTION_BITS, save_difference
 from ..diffusion import predict_x0
-from ..models import LORA_TARGET_MODULES, fingerprint, load_pipeline, load_vae
+from ..models import LORA_TARGET_MODULES, fingerprint, image_size, load_pipeline, load_vae
 from ..regularizer import StepwiseVariation, Variation
 from ..runs import atomic_write
 from .base import Draws, Objective, known_options
@@ -60,7 +60,8 @@ class DenoisingObjective(Objective):
         min_snr_gamma: gamma above; 0 weights all timesteps alike.
         split: scenes to train on; unused where `data` is given.
         only, style: which of them, and in which style (see `SceneLatents`).
-        data: a folder of images with captions (see `FolderLatents`), at `resolution` pixels.
+        data, resolution, bad_images: a folder of images with captions, their size in pixels (None: the size that the model was made for),
+            and `error` or `skip` (see `FolderLatents`).
         mirror: show each example mirrored half of the time; for captions that name no side.
         regularization: lambda; 0 is the plain fine-tune.
         regularizer: arguments of `StepwiseVariation`; among them the way to the gradient and its step, which is measured by default.
@@ -90,7 +91,8 @@ class DenoisingObjective(Objective):
         only: dict[str, list] | None = None,
         style: str | None = None,
         data: str | None = None,
-        resolution: int = 512,
+        resolution: int | None = None,
+        bad_images: str = "error",
         mirror: bool = True,
         regularization: float = 0.0,
         regularizer: dict[str, Any] | None = None,
@@ -110,14 +112,15 @@ class DenoisingObjective(Objective):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= caption_dropout <= 1:
             raise ValueError(f"caption_dropout must lie in [0, 1], got {caption_dropout}")
-        if resolution < 8 or resolution % 8:
+        if resolution is not None and (resolution < 8 or resolution % 8):
             raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
         if data and (only or style):
             raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
         if not 1 <= fraction_bits <= FRACTION_BITS:
             raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
-        if not regularization >= 0:
-            raise ValueError(f"regularization must be at least 0, got {regularization}")
+        for name, value in (("regularization", regularization), ("min_snr_gamma", min_snr_gamma)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
         if not 0 < regularized_share <= 1:
             raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
         if not regularized_guidance >= 1:
@@ -125,6 +128,7 @@ class DenoisingObjective(Objective):
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
             raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
+        folder = FolderLatents(None, data, resolution or 0, bad_images) if data else None  # before a model is loaded, or even downloaded
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
         self.regularized_guidance = regularized_guidance
@@ -138,9 +142,11 @@ class DenoisingObjective(Objective):
         self.scaling_factor = vae.config.scaling_factor
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.examples = FolderLatents(vae, data, resolution) if data else SceneLatents(vae, split, only, style)
+        if folder:
+            folder.vae, folder.resolution = vae, resolution or (mini.IMAGE_SIZE if trainable == "all" else image_size(pipeline))
+        self.examples = folder or SceneLatents(vae, split, only, style)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
-        self.mirror, self.resolution, self.fraction_bits = mirror, resolution, fraction_bits
+        self.mirror, self.fraction_bits = mirror, fraction_bits
         self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
 
     def _build(self, start_from: str | None) -> None:

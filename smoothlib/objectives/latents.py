@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ import numpy as np
 import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .. import paths
-from ..datasets import load_scenes
+from ..datasets import load_scenes, to_tensor
+from ..listings import inside, json_lines
+from ..pictures import examine, read_picture
 from ..pixels import from_uint8
 from ..runs import atomic_write
 from ..scenes.styles import FILTERS, apply_style
 from ..selection import matching
+
+BAD_IMAGES = ("error", "skip")
 
 
 def restyled(images: np.ndarray, style: str) -> np.ndarray:
@@ -99,31 +103,38 @@ class FolderLatents:
     """Images of a folder with their captions, encoded when asked for.
 
     The folder is laid out as Hugging Face's `imagefolder`: a `metadata.jsonl` with one `{"file_name": ..., "text": ...}` a line. Each image
-    is scaled to cover a square of `resolution` pixels and its centre cut out.
+    is read as `smoothlib.pictures.read_picture` says: its largest centred square at `resolution` pixels, what is transparent in white.
+    All are decoded once at the start (later only those that have changed), so that none ends a training in its middle.
+
+    Args:
+        vae, resolution: may be set later, since the folder is looked at before a model is loaded.
+        bad_images: `error`, or `skip`, which leaves out images that are missing or cannot be read and says how many (`skipped`).
 
     Raises:
-        ValueError: there is no `metadata.jsonl`, a line of it lacks a field, or its image is missing.
+        ValueError: there is no `metadata.jsonl`, it is not as above, a caption is empty, or an image cannot be read (`skip`: all cannot).
     """
 
-    def __init__(self, vae: AutoencoderKL, folder: Path | str, resolution: int):
+    def __init__(self, vae: AutoencoderKL | None, folder: Path | str, resolution: int, bad_images: str = "error"):
+        if bad_images not in BAD_IMAGES:
+            raise ValueError(f"bad_images must be one of {', '.join(BAD_IMAGES)}, got {bad_images!r}")
         self.vae, self.folder, self.resolution = vae, Path(folder), resolution
         listing = self.folder / "metadata.jsonl"
         if not listing.is_file():
             raise ValueError(f'data must be a folder with a metadata.jsonl of {{"file_name": ..., "text": ...}} lines, got {str(folder)!r}')
-        entries = []
-        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                sound = (self.folder / entry["file_name"]).is_file() and isinstance(entry["text"], str)
-            except (ValueError, KeyError, TypeError):
-                entry, sound = line, False
-            entries.append(entry)
-            if not sound:
-                raise ValueError(f"line {number} of {listing} must give an existing image's file_name and its caption as text, got {entry}")
-        if not entries:
+        listed = [_listed(self.folder, where, entry, bad_images) for where, entry in json_lines(listing)]
+        if not listed:
             raise ValueError(f"{listing} must list at least one image, but is empty")
-        self.files, self.captions = [self.folder / e["file_name"] for e in entries], [e["text"] for e in entries]
-        self.listing = listing.read_bytes()
+        found = examine(self.folder, [name for name, _ in listed])
+        bad = [name for name, _ in listed if found[name].problem]
+        self.skipped = len(bad)
+        if bad:
+            said = f"{len(bad)} of {len(listed)} images of {listing} cannot be used: {found[bad[0]].problem}"
+            if bad_images == "error" or len(bad) == len(listed):
+                raise ValueError(f"{said}; repair or remove them, or leave them out by the setting bad_images=skip")
+            warnings.warn(f"{said}; they are left out (bad_images=skip)", stacklevel=2)
+        used = [(name, caption) for name, caption in listed if not found[name].problem]
+        self.files, self.captions = [self.folder / name for name, _ in used], [caption for _, caption in used]
+        self.hashes = [found[name].sha256 for name, _ in used]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -144,13 +155,20 @@ class FolderLatents:
         return posterior.mean.float(), posterior.std.float()
 
     def _image(self, file: Path) -> Tensor:
-        with Image.open(file) as image:
-            square = ImageOps.fit(image.convert("RGB"), (self.resolution, self.resolution), Image.Resampling.BICUBIC)
-        return from_uint8(np.array(square)).permute(2, 0, 1)
+        return to_tensor(read_picture(file, self.resolution))
 
     def identity(self) -> str:
-        """Hash of the listing, the files' sizes and the resolution."""
-        digest = hashlib.sha256(self.listing + str(self.resolution).encode())
-        for file in self.files:
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        return digest.hexdigest()
+        """Hash of the captions, the files' contents and the resolution."""
+        return hashlib.sha256(json.dumps([self.resolution, self.captions, self.hashes]).encode()).hexdigest()
+
+
+def _listed(folder: Path, where: str, entry: Any, bad_images: str) -> tuple[str, str]:
+    """File name and caption of one line of a `metadata.jsonl`."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or "file_name" not in entry:
+        raise ValueError(f"{where} must give an existing image's file_name and its caption as text, got {entry!r:.200}")
+    name = inside(entry["file_name"], where)
+    if bad_images == "error" and not (folder / name).is_file():
+        raise ValueError(f"{where} must give an existing image's file_name and its caption as text, but there is no {folder / name}")
+    if not entry["text"].strip():
+        raise ValueError(f"{where} must give {name} a caption, but its text is empty: complete it, or remove the line")
+    return name, entry["text"]

@@ -24,6 +24,7 @@ from .cards import read_card, read_checked
 from .pixels import from_uint8
 
 SPLITS = ("train", "test", "compositional")
+NOISE_SEEDS = 1_000_000  # to each seed of a run; no data set here is larger
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,26 @@ def seeded_choice(count: int, limit: int, seed: int) -> list[int]:
     """
     order = np.random.default_rng(seed).permutation(count)
     return sorted(int(i) for i in order[:limit])
+
+
+def drawn(split: "Split", limit: int, seed: int) -> list[tuple[int, int]]:
+    """`limit` images of a split, chosen by `seed`: the index of each, and the seed of its noise (see `noise_seed`).
+
+    Raises ValueError where `limit` exceeds the split, or `seed` is outside [0, 999].
+    """
+    if not 1 <= limit <= len(split):
+        raise ValueError(f"limit must lie in [1, {len(split)}], not {limit}")
+    return [(index, noise_seed(seed, index)) for index in seeded_choice(len(split), limit, seed)]
+
+
+def noise_seed(seed: int, place: int) -> int:
+    """Seed of the noise that the item at `place` of its data set has under a run's `seed`, whatever else is chosen with it.
+
+    Raises ValueError where `seed` is outside [0, 999]: the noises of other seeds would be met again.
+    """
+    if not 0 <= seed < 1000:
+        raise ValueError(f"seed must lie in [0, 999], not {seed}")
+    return seed * NOISE_SEEDS + place
 
 
 def check_ids(items: Sequence[Any]) -> None:

@@ -45,7 +45,7 @@ class ReconstructionStudy(BaseStudy):
     """The images and the rows of Table 2: `rows` for the base model and the adapters asked for, or `smooth` where it has been trained.
 
     Args:
-        cfg: a configuration with `PARAMETERS` or `TABLE_PARAMETERS`.
+        cfg: a configuration with `PARAMETERS` or `TABLE_PARAMETERS`; without `adapters` the rows are those of the base model alone.
 
     Raises:
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
@@ -53,7 +53,7 @@ class ReconstructionStudy(BaseStudy):
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
-        adapters = chosen_adapters(cfg.adapters)
+        adapters = chosen_adapters(getattr(cfg, "adapters", ()))
         check_adapters(adapters)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .datasets import Item, to_tensor
+from .datasets import to_tensor
+from .items import Item
 
 RESOLUTION = 512
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .datasets import Split, drawn
+from .items import Split, drawn
 from .pixels import to_uint8
 from .sampling import decode_latents, encode_prompts, sample
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .datasets import Item, Split, noise_seed
+from .items import Item, Split, noise_seed
 
 
 @dataclass(frozen=True)

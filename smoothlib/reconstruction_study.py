@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from . import config, datasets, figures, reconstruction, results, runs
 from .rows import Row
 from .study_base import BaseStudy
-from .study_setup import DEVICE, check_adapters, chosen_adapters, errors_in_one_sentence
+from .study_setup import DEVICE, chosen_adapters, errors_in_one_sentence
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -54,7 +54,7 @@ class ReconstructionStudy(BaseStudy):
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
         adapters = chosen_adapters(getattr(cfg, "adapters", ()))
-        check_adapters(adapters)
+        self.check_adapters(adapters, cfg.model)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)
             self.rows = reconstruction.table2_methods(self.guidance_scale, adapters, null_text=getattr(cfg, "null_text", True))

@@ -12,9 +12,9 @@ import torch
 import smoothlib
 
 from . import runs
-from .datasets import Split, drawn, noise_seed
 from .generation import initial_noise
 from .interpolation import latent_walk
+from .items import Split, drawn, noise_seed
 from .metrics.istd import Convention, InterpolationStandardDeviation, step_statistics
 from .pixels import to_uint8
 from .sampling import encode_prompts

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .datasets import Item, to_tensor
+from .datasets import to_tensor
+from .items import Item
 from .listings import ListingError, inside, parse_json, read_text
 from .pictures import read_picture
 

@@ -8,12 +8,9 @@ import gzip
 import io
 import json
 import tarfile
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,19 +18,16 @@ from PIL import Image
 
 from . import paths
 from .cards import read_card, read_checked
+from .items import Item, Split, check_ids, drawn, noise_seed, seeded_choice
 from .pictures import square
 from .pixels import from_uint8, to_uint8
 
+__all__ = [
+    "SPLITS", "Item", "ScenePair", "SceneSplit", "Split", "check_ids", "drawn", "load_items", "load_pairs", "load_scenes", "load_split",
+    "noise_seed", "scene_file", "scene_records", "seeded_choice", "to_tensor",
+]  # fmt: skip
+
 SPLITS = ("train", "test", "compositional")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One captioned image: (3, H, W) float32 in [-1, 1]."""
-
-    id: str
-    image: torch.Tensor
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -118,37 +112,6 @@ def load_pairs(kind: str = "edits") -> list[ScenePair]:
         source, target, mask = (images[f"{record['id']}.{part}.webp"] for part in ("source", "target", "mask"))
         pairs.append(ScenePair(source, target, (mask[..., 0] if mask.ndim == 3 else mask) > 127, record))
     return pairs
-
-
-def seeded_choice(count: int, limit: int, seed: int) -> list[int]:
-    """`limit` of `count` indices, drawn without replacement from `seed` and sorted: nobody picks images by hand.
-
-    A larger `limit` with the same seed keeps the smaller one's indices.
-
-    Raises:
-        ValueError: `seed` is not a whole number of at least 0.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed is {seed!r}, but must be a whole number of at least 0")
-    order = np.random.default_rng(seed).permutation(count)
-    return sorted(int(i) for i in order[:limit])
-
-
-def check_ids(items: Sequence[Any]) -> None:
-    """Raises ValueError where two of the items (anything with an id) have one id: results are told apart by it."""
-    if repeated := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
-        raise ValueError(f"the data set has the id {repeated[0]!r} more than once, but must give every image an id of its own.")
-
-
-class Split(Protocol):
-    """A set of captioned images: `records` hold id and caption of each, `item` reads one image."""
-
-    records: list[dict]
-
-    def __len__(self) -> int: ...
-
-    def item(self, index: int) -> Item:
-        """Image `index` as an item."""
 
 
 class ResizedSplit:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .datasets import Split, seeded_choice
+from .items import Split, drawn
 from .pixels import to_uint8
 from .sampling import decode_latents, encode_prompts, sample
 
@@ -30,12 +30,9 @@ def prompts_from(scenes: Split, limit: int, seed: int = 0) -> list[Prompt]:
     """`limit` captions of a split, chosen by `seed`; noise i depends on `seed` and the image's place in the split alone.
 
     Raises:
-        ValueError: `limit` exceeds the split.
+        ValueError: `limit` exceeds the split, or `seed` is outside [0, 999].
     """
-    if not 1 <= limit <= len(scenes):
-        raise ValueError(f"limit must lie in [1, {len(scenes)}], not {limit}")
-    chosen = seeded_choice(len(scenes), limit, seed)
-    return [Prompt(scenes.records[i]["id"], scenes.records[i]["caption"], seed * 1_000_000 + i) for i in chosen]
+    return [Prompt(scenes.records[i]["id"], scenes.records[i]["caption"], noise) for i, noise in drawn(scenes, limit, seed)]
 
 
 def initial_noise(pipe: "StableDiffusionPipeline", seeds: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from . import config, datasets, figures, pair_walks, results, runs
 from .pairs import ImagePair, pairs_from
 from .rows import Row
 from .study_base import BaseStudy
-from .study_setup import DEVICE, check_adapters, chosen_adapters, errors_in_one_sentence
+from .study_setup import DEVICE, chosen_adapters, errors_in_one_sentence
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -59,7 +59,7 @@ class PairStudy(BaseStudy):
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
         self.adapters = chosen_adapters(cfg.adapters)
-        check_adapters(self.adapters)
+        self.check_adapters(self.adapters, cfg.model)
         options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)

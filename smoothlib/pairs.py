@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .datasets import Item, Split
+from .items import Item, Split, noise_seed
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ def pairs_from(split: Split, limit: int, *, seed: int = 0, skip: int = 0, same: 
     Raises:
         ValueError: the split has fewer pairs, `seed` is outside [0, 999], or `prompt` names a field that the records lack.
     """
-    if not 0 <= seed < 1000:
-        raise ValueError(f"seed must lie in [0, 999], not {seed}")
     if limit < 1 or skip < 0:
         raise ValueError(f"limit must be at least 1 and skip at least 0, not {limit} and {skip}")
     indices = seeded_pairs([record.get(same) for record in split.records], seed)
@@ -56,7 +54,7 @@ def seeded_pairs(groups: list[Hashable], seed: int) -> list[tuple[int, int]]:
 
 def _pair(split: Split, i: int, j: int, seed: int, prompt: str | None) -> ImagePair:
     first, second = (_captioned(split.item(k), split.records[k], prompt) for k in (i, j))
-    return ImagePair(f"{first.id}+{second.id}", first, second, seed * 1_000_000 + i)
+    return ImagePair(f"{first.id}+{second.id}", first, second, noise_seed(seed, i))
 
 
 def _captioned(item: Item, record: dict, prompt: str | None) -> Item:

@@ -16,8 +16,8 @@ from torch import Tensor
 import smoothlib
 
 from . import runs
-from .datasets import Item
 from .inversion import ddim_invert, null_text_inversion
+from .items import Item
 from .metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
 from .metrics.reconstruction import CONVENTIONS
 from .pixels import to_uint8

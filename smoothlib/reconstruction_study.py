@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from . import config, datasets, figures, reconstruction, results, runs
 from .rows import Row
 from .study_base import BaseStudy
-from .study_setup import DEVICE, check_adapters, chosen_adapters, errors_in_one_sentence
+from .study_setup import DEVICE, chosen_adapters, errors_in_one_sentence
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -45,7 +45,7 @@ class ReconstructionStudy(BaseStudy):
     """The images and the rows of Table 2: `rows` for the base model and the adapters asked for, or `smooth` where it has been trained.
 
     Args:
-        cfg: a configuration with `PARAMETERS` or `TABLE_PARAMETERS`.
+        cfg: a configuration with `PARAMETERS` or `TABLE_PARAMETERS`; without `adapters` the rows are those of the base model alone.
 
     Raises:
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
@@ -53,8 +53,8 @@ class ReconstructionStudy(BaseStudy):
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
-        adapters = chosen_adapters(cfg.adapters)
-        check_adapters(adapters)
+        adapters = chosen_adapters(getattr(cfg, "adapters", ()))
+        self.check_adapters(adapters, cfg.model)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)
             self.rows = reconstruction.table2_methods(self.guidance_scale, adapters, null_text=getattr(cfg, "null_text", True))

@@ -16,7 +16,7 @@ import smoothlib
 
 from . import models, runs, walks
 from .generation import Generation, Prompt
-from .metrics.features import ImageNetFeatures
+from .metrics.features import BATCH, ImageNetFeatures, features_of
 from .metrics.frechet import frechet_distance_from_features
 from .metrics.text_alignment import CaptionAlignment, CLIPScore, SceneAlignment
 from .pixels import from_uint8
@@ -31,7 +31,6 @@ COLUMNS = {
     "mean_step": {"label": "Mean step", "direction": "none"},
     "lpips_cv": {"label": "LPIPS CV", "direction": "down"},
 }
-JUDGED_AT_ONCE = 16  # images; the allocator hands the activations of larger batches back to the system, which halves the speed
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,7 @@ class Judge:
         return COLUMNS | {name: column for name, column in own.items() if name in (self.frechet_name, self.alignment_name)}
 
     @torch.no_grad()
-    def image_features(self, images: np.ndarray, batch_size: int = JUDGED_AT_ONCE) -> Tensor:
-        """Features (N, D) of uint8 images (N, 3, H, W)."""
-        return torch.cat([self.features(from_uint8(batch)) for batch in torch.from_numpy(images).split(batch_size)])
-
-    @torch.no_grad()
-    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = JUDGED_AT_ONCE) -> np.ndarray:
+    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
         """Text alignment of each uint8 image (N, 3, H, W) with its caption, (N,)."""
         parts = torch.from_numpy(images).split(batch_size)
         starts = range(0, len(images), batch_size)
@@ -147,7 +141,7 @@ def measure(
     captions = [prompt.caption for prompt in walk_prompts for _ in range(frames)]
     aligned = judge.alignments(film.reshape(-1, *film.shape[2:]), captions).reshape(len(film), frames).mean(1)
     values = walks.walk_values(walked) | {judge.alignment_name: aligned}
-    features = judge.image_features(np.stack([m["image"] for m in made]))
+    features = features_of(np.stack([m["image"] for m in made]), judge.features)
     frechet = float(frechet_distance_from_features(features, real_features))
     distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
     stored = [*walked, *made]

@@ -16,7 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 from . import config, datasets, figures, generation, results, smoothness, walks
-from .metrics.frechet import frechet_distance_from_features
+from .metrics.features import features_of
+from .metrics.frechet import frechet_floor
 from .pixels import to_uint8
 from .rows import Row
 from .smoothness import Measurement
@@ -71,8 +72,8 @@ class Study(BaseStudy):
         """Features (N, D) of real images, by default those that belong to the prompts of the Frechet distance."""
         chosen = datasets.seeded_choice(len(self.split), self.cfg.num_images, self.cfg.seed) if indices is None else indices
         batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
-        images = (to_uint8(torch.stack([self.split.item(i).image for i in batch])).numpy() for batch in batches)
-        return torch.cat([self.judge.image_features(batch) for batch in images])
+        images = (to_uint8(torch.stack([self.split.item(i).image for i in batch])) for batch in batches)
+        return torch.cat([features_of(batch, self.judge.features) for batch in images])
 
     @cached_property
     def reference(self) -> torch.Tensor:
@@ -80,14 +81,14 @@ class Study(BaseStudy):
         return self.real_features()
 
     def judge_facts(self) -> dict[str, float]:
-        """How far the judges can be trusted: `frechet_floor`, the distance between the real images and as many others of the split (absent
-        where it has no more), and what is known of the alignment's encoder."""
+        """How far the judges can be trusted: `frechet_floor`, the mean distance between two halves of the real images and as many others of
+        the split (absent where it has no more; see `metrics.frechet.frechet_floor`), and what is known of the alignment's encoder."""
         count, size = self.cfg.num_images, len(self.split)
         if size < 2 * count:
             return dict(self.judge.trust)
         others = datasets.seeded_choice(size, size, self.cfg.seed)[-count:]
-        floor = frechet_distance_from_features(self.real_features(others), self.reference)
-        return {"frechet_floor": float(floor), **self.judge.trust}
+        floor = frechet_floor(torch.cat([self.reference, self.real_features(others)]), count)
+        return {"frechet_floor": floor.mean, **self.judge.trust}
 
     def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, Measurement]:
         """The measurement of these weights, which is that of all `rows`; see `smoothness.measure`."""

@@ -57,7 +57,12 @@ class BaseStudy:
         """Raises ConfigurationError where labels are equal or an adapter is not there (`study_setup.check_adapters`)."""
         with errors_in_one_sentence():
             check_rows(rows)
-        check_adapters(dict.fromkeys(adapter for row in rows for adapter in row.adapters))
+        for model in dict.fromkeys(map(self.model_of, rows)):
+            self.check_adapters([adapter for row in rows if self.model_of(row) == model for adapter in row.adapters], model)
+
+    def check_adapters(self, adapters: Sequence[str | None], model: str) -> None:
+        """Raises ConfigurationError where an adapter for this model is not there."""
+        check_adapters(adapters)
 
     def measure_all(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
         """By label what `run` gives, one for each of the row's adapters; a pipeline is loaded once for all rows that use it."""

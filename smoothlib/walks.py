@@ -12,9 +12,9 @@ import torch
 import smoothlib
 
 from . import runs
-from .datasets import Split, seeded_choice
 from .generation import initial_noise
 from .interpolation import latent_walk
+from .items import Split, drawn, noise_seed
 from .metrics.istd import Convention, InterpolationStandardDeviation, step_statistics
 from .pixels import to_uint8
 from .sampling import encode_prompts
@@ -44,17 +44,13 @@ def walk_prompts_from(scenes: Split, limit: int, seed: int = 0) -> list[WalkProm
     Raises:
         ValueError: `limit` exceeds the split, or `seed` is outside [0, 999].
     """
-    if not 1 <= limit <= len(scenes):
-        raise ValueError(f"limit must lie in [1, {len(scenes)}], not {limit}")
-    if not 0 <= seed < 1000:
-        raise ValueError(f"seed must lie in [0, 999], not {seed}")
-    chosen = [(scenes.records[i], seed * 1_000_000 + i) for i in seeded_choice(len(scenes), limit, seed)]
+    chosen = [(scenes.records[i], start) for i, start in drawn(scenes, limit, seed)]
     return [WalkPrompt(record["id"], record["caption"], start, start + END_SEED_OFFSET) for record, start in chosen]
 
 
 def walk_prompts_of(captions: Sequence[str], seed: int = 0) -> list[WalkPrompt]:
     """Walks of given captions: the noises depend on `seed` and the caption's place alone."""
-    starts = [seed * 1_000_000 + i for i in range(len(captions))]
+    starts = [noise_seed(seed, i) for i in range(len(captions))]
     return [WalkPrompt(f"prompt-{i}", captions[i], start, start + END_SEED_OFFSET) for i, start in enumerate(starts)]
 
 

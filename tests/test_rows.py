@@ -9,7 +9,7 @@ from tiny import generate
 from smoothlib import config, models, paths
 from smoothlib.datasets import check_ids
 from smoothlib.reuse_study import PARAMETERS, ReuseStudy, checkpoint_titles
-from smoothlib.rows import Row, adapter_titles, check_rows, glue_key
+from smoothlib.rows import Row, adapter_titles, check_rows, glue_key, repeated_rows
 from smoothlib.study_base import BaseStudy, load_row, training_fields
 
 
@@ -59,6 +59,23 @@ def test_what_a_rows_adapters_are_comes_from_their_cards(tmp_path):
     assert mixed["kind"] == "smooth" and mixed["training"] is None
     (tmp_path / "lora.safetensors").touch()
     assert training_fields([str(tmp_path)]) == {"kind": "unknown", "training": None, "training_seeds": []}
+
+
+def test_rows_that_differ_in_the_training_seed_alone_are_found_by_their_fields():
+    def fields(seed, training="recipe", method="nti"):
+        return {"adapters": [str(seed)], "weights": [str(seed)], "training": training, "training_seeds": [seed], "method": method}
+
+    base = {"adapters": [], "weights": ["b"], "training": None, "training_seeds": [], "method": "nti"}
+    rows = {
+        "A": fields(2),
+        "Base": base,
+        "anything": fields(0),
+        "A-seed1": fields(0, "other"),
+        "D": fields(1, method="ddim"),
+        "again": fields(2),
+    }
+    assert repeated_rows({"row_fields": rows}) == {"anything": ["anything", "A"]}
+    assert repeated_rows({"rows": {"Smooth + NTI": {}, "Smooth-seed1 + NTI": {}}}) == {}
 
 
 class Names(BaseStudy):

@@ -100,6 +100,8 @@ def test_the_code_of_a_procedure_is_what_its_module_imports():
     found = code_of(LatentWalk.__new__(LatentWalk))
     assert found == modules_behind("walks", "runs") and {"interpolation", "metrics.istd", "runs"} <= found.keys()
     assert "training" not in found and "regularizer" not in found
+    for name in ("walks", "generation", "reconstruction", "pair_walks"):  # weights and images are in the key by their content
+        assert not {"adapters", "datasets", "models", "smoothness", "study"} & modules_behind(name).keys()
     own = code_of(Procedure())
     assert {"training", "regularizer", staleness.OUTSIDE} <= own.keys() and own != code_of(lambda items: items)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from smoothlib import config, datasets, models, paths
-from smoothlib.metrics.frechet import frechet_distance_from_features
+from smoothlib.metrics.frechet import frechet_floor
 from smoothlib.rows import Row
 from smoothlib.study import PARAMETERS, Study, judge_sentence, seed_table
 
@@ -101,7 +101,7 @@ def test_the_judges_own_limits_stand_beside_the_table():
     study = Study(configured())
     facts = study.judge_facts()
     others = study.real_features([i for i in datasets.seeded_choice(500, 500, 0)][-3:])
-    assert facts["frechet_floor"] == pytest.approx(float(frechet_distance_from_features(others, study.real_features())))
+    assert facts["frechet_floor"] == pytest.approx(frechet_floor(torch.cat([study.real_features(), others]), 3).mean)
     assert facts["frechet_floor"] > 0 and 0.5 < facts["alignment_accuracy"] <= 1
     said = judge_sentence({"facts": {"judges": facts, "num_images": 3}})
     assert f"(3 of each): Frechet distance {facts['frechet_floor']:.1f}" in said and "captions" in said

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import paths
 from ..datasets import load_scenes, to_tensor
 from ..listings import inside, json_lines
+from ..models import DECODER
 from ..pictures import examine, read_picture
 from ..pixels import from_uint8
 from ..runs import atomic_write
@@ -39,11 +40,13 @@ def restyled(images: np.ndarray, style: str) -> np.ndarray:
 def encode_training_images(vae: AutoencoderKL, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
     """Posterior means and standard deviations of uint8 images (N, H, W, 3), then of their mirror images: (2N, 4, h, w), half precision.
 
-    Two minutes' work for the training split, kept in runs/latents under a hash of the autoencoder's weights and the images.
+    Two minutes' work for the training split, kept in runs/latents under a hash of the encoder's weights and the images.
     """
     digest = hashlib.sha256(pixels.tobytes())
     digest.update(json.dumps({k: v for k, v in vae.config.items() if k != "_name_or_path"}, sort_keys=True, default=str).encode())
     for name, tensor in sorted(vae.state_dict().items()):
+        if name.startswith(DECODER):
+            continue  # latents do not depend on it
         digest.update(name.encode() + tensor.numpy().tobytes())
     file = paths.RUNS / "latents" / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():

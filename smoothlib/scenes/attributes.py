@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from ..metrics import ImageNetFeatures
-from ..pixels import from_uint8
+from ..metrics.features import ImageNetFeatures, features_of
 
 FIELDS = ("cls", "ground", "setting")
 RESOLUTION = 128  # of the feature network's input; scenes have 64
@@ -28,12 +27,9 @@ CONVENTIONS = {
 }
 
 
-@torch.no_grad()
-def image_features(images: np.ndarray | Tensor, batch_size: int = 16, resolution: int = RESOLUTION) -> Tensor:
-    """Features (N, 1280) of uint8 images (N, H, W, 3)."""
-    network = ImageNetFeatures(resolution)
-    pixels = torch.as_tensor(images)
-    return torch.cat([network(from_uint8(batch.permute(0, 3, 1, 2))) for batch in pixels.split(batch_size)])
+def image_features(images: np.ndarray | Tensor) -> Tensor:
+    """Features (N, 1280) of uint8 images (N, H, W, 3), as the scenes hold them."""
+    return features_of(torch.as_tensor(images).permute(0, 3, 1, 2), ImageNetFeatures(RESOLUTION))
 
 
 def blurred(images: np.ndarray | Tensor, seed: int = 0) -> Tensor:

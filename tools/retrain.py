@@ -39,14 +39,15 @@ def training(name: str, minutes: float | None, needs_gpu: bool = False) -> Stage
     return Stage(name, (("-m", "smoothlib.training", "--config", str(file), *OVERWRITE),), minutes, needs_gpu)
 
 
-OVERWRITE: tuple[str, ...] = ()
+OVERWRITE = ("--overwrite",)
 STAGES = (
     Stage("scenes", tuple(("-m", "smoothlib.scenes.build", part) for part in PARTS), 60),
     training("vae", 21),
     training("base", 30),
     training("base_continued", 108),
     training("base_gpu", None, needs_gpu=True),
-    training("decoder", 30),
+    training("decoder", 45),
+    training("decoder_continued", 20),
     training("dual_encoder", 10),
     training("variant_classes", 5),
     training("variant_style", 5),

@@ -135,12 +135,14 @@ def is_trained(record: Record, row: str) -> bool:
     return not UNTRAINED.match(row) and not any(other.startswith(f"{row} + ") for other in record["rows"])
 
 
-def trainings(record: Record, metric: str, a: str, b: str) -> Trainings:
-    """The trainings' chance in a - b. The spread (a variance, pooled) is the two rows' own if each trained one was trained repeatedly.
+def trainings(record: Record, means: Mapping[str, Sequence[float]], a: str, b: str) -> Trainings:
+    """The trainings' chance in a - b, from the mean of each training of each row (`training_means`).
+
+    The spread (a variance, pooled) is the two rows' own if each trained one was trained repeatedly.
 
     If one was trained once, it is that of the record's repeatedly trained rows, which `spread_of` then names; without any it is unknown.
     """
-    seeds = {row: values for row, values in training_means(record, metric).items() if is_trained(record, row)}
+    seeds = {row: values for row, values in means.items() if is_trained(record, row)}
     counts = {row: len(seeds.get(row, ())) or 1 for row in (a, b) if is_trained(record, row)}
     once = tuple(row for row, count in counts.items() if count == 1)
     sources = seeds if once else {row: seeds[row] for row in counts}

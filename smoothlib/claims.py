@@ -17,10 +17,11 @@ import yaml
 
 from . import paths
 from .claims_table import CHECKED, LEGEND, METHOD, NOT_TESTABLE, OUTCOMES, ClaimsTable, figures, legend
-from .evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence, Statement, decide, find_row, measure
+from .evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence, decide, measure
 from .recipes import describe_rows
 from .results import recorded
 from .staleness import staleness_note
+from .statements import Statement, find_row
 from .tables import Record
 
 __all__ = [

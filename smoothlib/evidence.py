@@ -18,53 +18,12 @@ import numpy as np
 
 from . import chance
 from .chance import LEVEL, SETS, Sampling, Trainings
+from .statements import DIRECTIONS, Statement, find_row
 from .statistics import holm
 from .tables import Record
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_MEASURED = "reproduced", "not reproduced", "inconclusive", "not measured yet"
-KINDS = ("paired", "total", "ordering", "gap", "mainly", "within", "no_worse")
-DIRECTIONS = {"lower": -1, "higher": 1}
-WITH_MARGIN = ("within", "no_worse")
 FRECHET = ("frechet_distance", "fid")
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A statement about rows of a record that a program can decide.
-
-    kind: "paired": the first row is lower (higher) than the second, item by item. "total": the same for a number of the whole set.
-        "ordering": each row is lower (higher) than the next. "gap": of four rows, the first is better than the second by more than the
-        third is than the fourth. "mainly": between the two rows the first of two metrics changes by a larger factor than the second.
-        "within": the first row is at most `margin` away from the second. "no_worse": the first row is worse than the second by at most
-        `margin` of the second's value; of a Fréchet distance by at most `margin` of its excess over that of real images, where the record
-        has this floor: what cannot be undercut is not what a model adds.
-    metric: its name in the record; of several, the first that the record has (FID on Stable Diffusion is another metric here).
-    direction: which values are better, or what the statement says of the first row: "lower" or "higher".
-    where_recorded: a record that has none of the metrics is judged without this statement: it was made before the metric existed.
-    """
-
-    record: str
-    kind: str
-    metric: str | Sequence[str]
-    rows: Sequence[str]
-    direction: str = "lower"
-    margin: float | None = None
-    where_recorded: bool = False
-
-    def __post_init__(self) -> None:
-        count = {"gap": (4, 4), "ordering": (3, 99)}.get(self.kind, (2, 2))
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}, but must be one of {', '.join(KINDS)}.")
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"direction is {self.direction!r}, but must be 'lower' or 'higher'.")
-        if not count[0] <= len(self.rows) <= count[1]:
-            raise ValueError(
-                f"rows has {len(self.rows)} entries, but kind {self.kind!r} needs {count[0]}{' or more' if count[1] > 4 else ''}."
-            )
-        if (self.kind in WITH_MARGIN) != (self.margin is not None and self.margin > 0):
-            raise ValueError(f"margin is {self.margin}, but must be a positive number for 'within' and 'no_worse', and absent elsewhere.")
-        if self.kind == "mainly" and (isinstance(self.metric, str) or len(self.metric) != 2):
-            raise ValueError(f"metric is {self.metric!r}, but must be a list of two for 'mainly'.")
 
 
 @dataclass(frozen=True)
@@ -129,28 +88,12 @@ def measure(statement: Statement, record: Record | None) -> list[Evidence]:
     return [_pair(statement, record, metric, a, b) for a, b in pairwise(rows)]
 
 
-def find_row(record: Record, label: str) -> str | None:
-    """The record's row of this label; of "A | B" the first that is there; "..., guidance w" is the row with guidance, at any scale."""
-    if " | " in label:
-        return next((row for one in label.split(" | ") if (row := find_row(record, one))), None)
-    if not label.endswith("guidance w"):
-        return label if label in record["rows"] else None
-    start = label.removesuffix("w")
-    found = [row for row in record["rows"] if row.startswith(start) and row.removeprefix(start) != "1"]  # 1 is no guidance
-    return found[0] if len(found) == 1 else None
-
-
 def _pair(statement: Statement, record: Record, metric: str, a: str, b: str) -> Evidence:
     means = tuple(record["rows"][row]["metrics"][metric]["mean"] for row in (a, b))
-    sampled, trained = chance.sampling(record, metric, a, b), chance.trainings(record, metric, a, b)
-    parts = [one.part for one in (sampled, trained) if one is not None and one.part is not None]
-    together = chance.interval(means[0] - means[1], parts) if trained.part is not None else None
-    p = sampled.p if sampled and statement.margin is None else None  # of no difference: not what a margin asks
-    if p is not None and together:
-        p = max(p, chance.p_value(means[0] - means[1], parts))
+    trained = chance.trainings(record, chance.training_means(record, metric), a, b)
     judges: Mapping[str, float] = record.get("facts", {}).get("judges", {})
     floor = judges.get("frechet_floor", 0.0) if metric in FRECHET else 0.0
-    return Evidence("", statement, metric, (a, b), means, sampled, trained, together, p, floor=floor)
+    return replace(_with_chance(statement, metric, (a, b), means, chance.sampling(record, metric, a, b), trained), floor=floor)
 
 
 def _gap(statement: Statement, record: Record, metric: str, rows: Sequence[str]) -> Evidence:
@@ -158,25 +101,43 @@ def _gap(statement: Statement, record: Record, metric: str, rows: Sequence[str])
     sign = DIRECTIONS[statement.direction]
     improvements = sign * (values[0] - values[1]), sign * (values[2] - values[3])
     names = f"{rows[0]} over {rows[1]}", f"{rows[2]} over {rows[3]}"
-    return _compared(statement, record, metric, names, improvements, rows)
+    means = chance.training_means(record, metric)
+    seeds = {
+        a: np.subtract(means[a], means[b]).tolist() for a, b in (rows[::2], rows[1::2]) if len(means.get(a, ())) == len(means.get(b, "-"))
+    }
+    return _compared(statement, metric, names, improvements, chance.trainings(record, seeds, rows[0], rows[1]))
 
 
 def _mainly(statement: Statement, record: Record, metrics: Sequence[str], rows: Sequence[str]) -> Evidence:
     first, second = ([np.log(record["rows"][row]["metrics"][name]["values"]) for row in rows] for name in metrics)
     sign = DIRECTIONS[statement.direction]
     changes = sign * (first[0] - first[1]), sign * (second[0] - second[1])
-    return _compared(statement, record, metrics[0], tuple(f"the change in {name}" for name in metrics), changes, rows)
+    means = [chance.training_means(record, name) for name in metrics]
+    seeds = {row: np.log(np.divide(values, means[1][row])).tolist() for row, values in means[0].items() if row in means[1]}
+    names = tuple(f"the change in {name}" for name in metrics)
+    return _compared(statement, metrics[0], names, changes, chance.trainings(record, seeds, *rows))
 
 
 def _compared(
-    statement: Statement, record: Record, metric: str, names: tuple[str, str], values: tuple[np.ndarray, np.ndarray], rows: Sequence[str]
+    statement: Statement, metric: str, names: tuple[str, str], values: tuple[np.ndarray, np.ndarray], trained: Trainings
 ) -> Evidence:
-    """The first of two series of changes is larger than the second; of the trainings, what is known is only how many there are."""
+    """The first of two series of changes is larger than the second."""
     asks = Statement(statement.record, "paired", metric, ("", ""), "higher")
-    sampled = chance.of_items(*values)
-    once = tuple(dict.fromkeys(row for pair in pairwise(rows) for row in chance.trainings(record, metric, *pair).once))
     means = float(values[0].mean()), float(values[1].mean())
-    return Evidence("", asks, metric, names, means, sampled, Trainings((0, 0), once), p=sampled.p)
+    return _with_chance(asks, metric, names, means, chance.of_items(*values), trained)
+
+
+def _with_chance(
+    asks: Statement, metric: str, rows: tuple[str, str], means: tuple[float, float], sampled: Sampling | None, trained: Trainings
+) -> Evidence:
+    """The interval over items and trainings, and the larger of the p-values over items and over both."""
+    difference = means[0] - means[1]
+    parts = [one.part for one in (sampled, trained) if one is not None and one.part is not None]
+    together = chance.interval(difference, parts) if trained.part is not None else None
+    p = sampled.p if sampled and asks.margin is None else None  # of no difference: not what a margin asks
+    if p is not None and together:
+        p = max(p, chance.p_value(difference, parts))
+    return Evidence("", asks, metric, rows, means, sampled, trained, together, p)
 
 
 def decide(found: Sequence[Evidence]) -> list[Evidence]:

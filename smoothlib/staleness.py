@@ -20,7 +20,7 @@ __all__ = ["UNKNOWN", "module_hashes", "source_hash", "stale", "staleness_note"]
 UNKNOWN = "unknown"  # what `stale` answers for a record that holds no hashes
 # Modules and packages that cannot change a measured value, and why. Besides these, `__init__` files: they only give names.
 WITHOUT_INFLUENCE = frozenset(
-    "results tables paper claims claims_table evidence chance recipes "  # show, store and judge what was measured
+    "results tables paper claims claims_table statements evidence chance recipes "  # show, store and judge what was measured
     "status figures provenance machine staleness "
     "config paths progress cards".split()  # settings as resolved and fingerprints of weights are in the record; places; messages
 )

@@ -3,7 +3,8 @@
 import numpy as np
 
 from smoothlib import results
-from smoothlib.evidence import Statement, weigh
+from smoothlib.evidence import weigh
+from smoothlib.statements import Statement
 
 N = 20
 NOISE = np.random.default_rng(0).normal(0, 0.05, N)

@@ -44,19 +44,23 @@ def seeded(**rows):
     return record({row: {"istd": 1.0} for row in rows}, seeds=seeds)
 
 
+def spread(made, a, b):
+    return trainings(made, training_means(made, "istd"), a, b)
+
+
 def test_the_spread_is_the_rows_own_or_named():
     made = seeded(Base=[5.0], Smooth=[1.0, 2.0, 3.0], Plain=[4.0, 6.0], Once=[2.0])
-    own = trainings(made, "istd", "Smooth", "Base")
+    own = spread(made, "Smooth", "Base")
     assert (own.counts, own.once, own.spread_of) == ((3, 0), (), ("Smooth",)) and own.part == Part(pytest.approx(1 / 3), 2)
-    both = trainings(made, "istd", "Plain", "Smooth")
+    both = spread(made, "Plain", "Smooth")
     pooled = (1 + 0 + 1 + 1 + 1) / 3  # squared deviations over degrees of freedom
     assert both.spread_of == ("Plain", "Smooth") and both.part == Part(pytest.approx(pooled * (1 / 2 + 1 / 3)), 3)
-    borrowed = trainings(made, "istd", "Once", "Base")
+    borrowed = spread(made, "Once", "Base")
     assert (borrowed.counts, borrowed.once, borrowed.spread_of) == ((1, 0), ("Once",), ("Smooth", "Plain"))
     assert borrowed.part == Part(pytest.approx(pooled), 3)
-    unknown = trainings(seeded(Base=[5.0], Once=[2.0]), "istd", "Once", "Base")
+    unknown = spread(seeded(Base=[5.0], Once=[2.0]), "Once", "Base")
     assert unknown.part is None and unknown.once == ("Once",)
-    none = trainings(made, "istd", "Base", "Base")
+    none = spread(made, "Base", "Base")
     assert none.part is None and none.once == () and none.counts == (0, 0)
     # two samples with equal spread: scipy's own interval
     same = stats.ttest_ind([4.0, 6.0], [1.0, 2.0, 3.0]).confidence_interval()

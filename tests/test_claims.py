@@ -10,13 +10,8 @@ from sample_statements import paired, record
 
 from smoothlib import claims, claims_table, paths, results
 from smoothlib.claims import Claim, ClaimsTable, evaluate, load_claims
-from smoothlib.evidence import (
-    INCONCLUSIVE,
-    NOT_MEASURED,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    find_row,
-)
+from smoothlib.evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED
+from smoothlib.statements import find_row
 
 
 def stored(folder, **rows):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sample_statements import N, image_values, one, paired, record
 
-from smoothlib.evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, decide, find_row, measure, weigh
+from smoothlib.evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, decide, measure, weigh
+from smoothlib.statements import find_row
 from smoothlib.statistics import holm
 
 # Over items -----------------------------------------------------------------------------------------------------------------------
@@ -194,6 +195,25 @@ def test_a_row_that_was_trained_once_borrows_a_spread_by_name_and_only_as_far_as
     assert found.note == "Smooth trained once, and the trainings' chance, taken from Plain, outweighs that of the items"
     own = sets([-60.0, -60.1], noise=1.0, Plain=[7.0, 12.0, 17.0])
     assert one(paired("Smooth", "Base", **FD), own).outcome == REPRODUCED  # its own spread, not Plain's
+
+
+def test_comparisons_of_changes_count_the_trainings_too():
+    rows = {"Base": {"cv": 2.0, "mean_step": 4.0}, "Smooth": {"cv": 1.0, "mean_step": 3.6}}
+    statement = paired("Smooth", "Base", kind="mainly", metric=["cv", "mean_step"])
+    for scatter, outcome in ((0.01, REPRODUCED), (0.5, INCONCLUSIVE)):
+        smooth = {"cv": [1.0 - scatter, 1.0, 1.0 + scatter], "mean_step": [3.6, 3.6, 3.6]}
+        found = one(statement, record(rows, seeds={"Base": {"cv": [2.0], "mean_step": [4.0]}, "Smooth": smooth}))
+        assert found.outcome == outcome and found.trainings.counts == (3, 0)
+        spread = np.log(np.divide(smooth["cv"], smooth["mean_step"])).var(ddof=1) / 3
+        assert found.trainings.part.variance == pytest.approx(spread)
+    means = {"Smooth + A": 8.0, "Base + A": 5.0, "Smooth + B": 9.5, "Base + B": 9.0}
+    seeds = {row: {"istd": [mean]} for row, mean in means.items()} | {
+        "Smooth + A": {"istd": [7.9, 8.1]},
+        "Smooth + B": {"istd": [9.0, 10.0]},
+    }
+    made = record({row: {"istd": mean} for row, mean in means.items()}, seeds=seeds)
+    found = one(paired("Smooth + A", "Base + A", "Smooth + B", "Base + B", kind="gap", direction="higher"), made)
+    assert found.trainings.part.variance == pytest.approx(np.var([7.9 - 9.0, 8.1 - 10.0], ddof=1) / 2) and found.trainings.counts == (2, 0)
 
 
 def test_items_alone_decide_about_one_training_and_say_so():

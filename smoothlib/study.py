@@ -112,6 +112,7 @@ class Study:
         height, width = next(iter(measured.values()))[0].frames.shape[-2:]
         facts = {
             "training_seeds": smoothness.seed_means(measured),
+            "adapters": smoothness.adapters_of(measured),
             "num_images": self.cfg.num_images,
             "num_inference_steps": self.cfg.num_inference_steps,
             "judges": self.judge_facts(),
@@ -126,7 +127,7 @@ class Study:
             conventions=walks.CONVENTIONS | dict(self.judge.conventions),
             pairs=pairs,
             columns=self.judge.columns,
-            totals={label: {self.judge.frechet_name: float(np.mean([one.frechet for one in seeds]))} for label, seeds in measured.items()},
+            totals=smoothness.set_values(measured, self.judge),
             facts=facts,
             seed=self.cfg.seed,
             provenance=self._provenance(measured),

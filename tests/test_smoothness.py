@@ -72,6 +72,21 @@ def test_rows_average_their_training_seeds_prompt_by_prompt():
     assert smoothness.seed_means(measured)["Smooth"] == {"istd": [1.5, 4.5], "frechet": [5.0, 7.0]}
 
 
+def test_what_each_image_contributes_goes_into_the_record(arguments):
+    """As many real images as generated ones: both distances, their number of images, and values whose mean is the distance."""
+    arguments["real_features"] = arguments["real_features"][:5]
+    found = smoothness.measure_rows("mini", [smoothness.Row("Base"), smoothness.Row("Smooth", ("smooth",))], **arguments)
+    values = smoothness.set_values(found, arguments["judge"])
+    for label in ("Base", "Smooth"):
+        assert set(values[label]) == {"frechet_distance", "kernel_distance"}
+        for value in values[label].values():
+            assert value["n"] == 5 and np.mean(value["image_values"]) == pytest.approx(value["mean"], rel=1e-4, abs=1e-6)
+        assert values[label]["frechet_distance"]["mean"] == found[label][0].frechet
+        assert smoothness.seed_means(found)[label]["kernel"] == [values[label]["kernel_distance"]["mean"]]
+    assert smoothness.adapters_of(found) == {"Base": [None], "Smooth": ["smooth"]}
+    assert {"frechet_distance", "kernel_distance"} <= set(arguments["judge"].columns)
+
+
 def test_training_seeds_of_an_adapter_are_found_by_name(monkeypatch):
     there = ["plain", "smooth", "smooth-seed1", "smooth-seed2", "smooth-seedling", "smoother"]
     monkeypatch.setattr(models, "list_adapters", lambda: there)

@@ -155,13 +155,27 @@ def trainings(record: Record, means: Mapping[str, Sequence[float]], a: str, b: s
     return Trainings(numbers, once, tuple(repeated), Part(variance * sum(1 / count for count in counts.values()), freedom))
 
 
-def needed_items(effect: float, deviation: float, *, level: float = LEVEL, trainings_variance: float = 0.0, test: str = "t") -> float:
+def needed_items(effect: float, deviation: float, *, level: float = LEVEL, trained: Part | None = None, test: str = "t") -> float:
     """How many items a two-sided test at `level` needs to find a mean difference of `effect` with 80 % power; math.inf if none suffice.
 
     Normal approximation: n = (z_{1 - level/2} + z_{0.8})^2 deviation^2 / effect^2, where `deviation` is the standard deviation of the
-    items' differences; Wilcoxon's test ("wilcoxon") needs pi / 3 times as many. `trainings_variance` stays whatever the number of items is.
+    items' differences; Wilcoxon's test ("wilcoxon") needs pi / 3 times as many. The chance of the trainings, `trained`, stays whatever the
+    number of items is: `interval` must end `z_{0.8}` standard deviations of the difference before zero.
     """
-    room = (effect / float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))) ** 2 - trainings_variance
-    if room <= 0:
+    known = trained or Part(0.0, 1.0)
+    z, power = float(stats.norm.isf(level / 2)), float(stats.norm.ppf(POWER))
+    fixed = stats.t.isf(level / 2, known.freedom) ** 2 * known.variance
+
+    def reach(of_items: float) -> float:
+        return math.sqrt(fixed + z**2 * of_items) + power * math.sqrt(known.variance + of_items)
+
+    low, high = (
+        0.0,
+        (effect / (z + power)) ** 2,
+    )  # of the items' variance, halved until nothing changes; `high` is the answer without trainings
+    if not effect or reach(low) >= abs(effect):
         return math.inf
-    return math.ceil(deviation**2 / room / (WILCOXON if test == "wilcoxon" else 1))
+    for _ in range(100 if known.variance else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if reach(middle) < abs(effect) else (low, middle)
+    return math.ceil(deviation**2 / high / (WILCOXON if test == "wilcoxon" else 1))

@@ -43,7 +43,8 @@ is about these weights.
 by their intervals.
 
 **How many items would do?** An inconclusive part names the number of items at which a difference as large as the one seen would
-be found with 80 % power at the corrected level (normal approximation; Wilcoxon's test needs pi / 3 times as many as Student's).
+be found with 80 % power at the corrected level (normal approximation; Wilcoxon's test needs pi / 3 times as many as Student's),
+with as many trainings as there are.
 """
 HEADINGS = ("Claim", "In the paper", "Verdict", "What decided it")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

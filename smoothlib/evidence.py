@@ -114,7 +114,7 @@ def _mainly(statement: Statement, record: Record, metrics: Sequence[str], rows: 
     changes = sign * (first[0] - first[1]), sign * (second[0] - second[1])
     means = [chance.training_means(record, name) for name in metrics]
     seeds = {row: np.log(np.divide(values, means[1][row])).tolist() for row, values in means[0].items() if row in means[1]}
-    names = tuple(f"the change in {name}" for name in metrics)
+    names = tuple(f"the change in {record.get('columns', {}).get(name, {}).get('label', name)}" for name in metrics)
     return _compared(statement, metrics[0], names, changes, chance.trainings(record, seeds, *rows))
 
 
@@ -203,9 +203,7 @@ def _needed(found: Evidence) -> float:
         effect = found.limit - abs(effect)
     elif found.asks.kind == "no_worse":
         effect = found.limit + DIRECTIONS[found.asks.direction] * effect
-    part, known = found.sampled.part, found.trainings.part
+    part = found.sampled.part
     deviation = math.sqrt(part.variance * (part.freedom + 1))
     test = found.sampled.test if found.asks.margin is None else "t"
-    return chance.needed_items(
-        effect, deviation, level=LEVEL / found.family, trainings_variance=known.variance if known else 0.0, test=test
-    )
+    return chance.needed_items(effect, deviation, level=LEVEL / found.family, trained=found.trainings.part, test=test)

@@ -96,9 +96,13 @@ def test_with_the_items_needed_the_test_has_its_power(effect):
 
 
 def test_no_number_of_items_makes_up_for_too_few_trainings():
-    alone = needed_items(0.5, 1.0)
-    assert needed_items(0.5, 1.0, trainings_variance=0.01) > alone
-    assert needed_items(0.5, 1.0, trainings_variance=0.04) == needed_items(0.0, 1.0) == math.inf
+    trained = Part(0.0025, 2)  # alone: 4.3 * .05 + .84 * .05
+    assert needed_items(0.256, 1.0, trained=trained) == needed_items(0.0, 1.0) == math.inf
+    n = needed_items(0.3, 1.0, trained=trained)
+    assert needed_items(0.3, 1.0) < n < math.inf
+    parts = [trained, Part(1 / n, 10**9)]  # with so many items the interval ends one z of the power before zero
+    before = 0.3 - interval(0.0, parts)[1]
+    assert before == pytest.approx(stats.norm.ppf(POWER) * math.sqrt(0.0025 + 1 / n), rel=0.01)
 
 
 # Coverage of a known truth --------------------------------------------------------------------------------------------------------

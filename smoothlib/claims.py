@@ -3,40 +3,44 @@
     verdicts = evaluate()
     ClaimsTable(verdicts)          # HTML in a notebook, text in print; .markdown() for the README; `python -m smoothlib.claims` prints it
 
-A verdict is "reproduced", "not reproduced" (the difference is there, the other way round), "inconclusive" (an interval includes no
-difference), "not testable here" or "not measured yet". It never says more than its test: on the embedded model it is one about that model.
+What each verdict says and how chance is counted: `claims_table.LEGEND` and `METHOD`. A verdict never says more than its test: on the
+embedded model it is one about that model.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from html import escape
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from . import config, paths
-from .evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence, Statement, weigh
-from .paper import load_paper_table
+from .claims_table import CHECKED, LEGEND, METHOD, NOT_TESTABLE, OUTCOMES, ClaimsTable, figures, legend
+from .evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence, decide, measure
+from .recipes import describe_rows
 from .results import record_files, recorded
 from .staleness import staleness_note
-from .tables import REGION, Record
+from .statements import Statement, find_row
+from .tables import Record
 
-NOT_TESTABLE = "not testable here"
-OUTCOMES = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_MEASURED, NOT_TESTABLE)
+__all__ = [
+    "CHECKED", "FILE", "LEGEND", "METHOD", "NOT_TESTABLE", "OUTCOMES", "Claim", "ClaimsTable", "Verdict", "evaluate", "legend",
+    "load_claims", "verdict",
+]  # fmt: skip
+
 FILE = paths.PAPER / "claims.yaml"
-HEADINGS = ("Claim", "In the paper", "Verdict", "What decided it")
+MEASURED = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim in our words: `tests` that must all hold, or why there are none (`not_testable`, `to_come`).
+    """One claim in our words: `tests` that must all hold, or why there are none (`mathematics`, `not_testable`, `to_come`).
 
     `section`, `place`: where the paper makes it. `reading`: how its sentence was made exact. `tried`: what else was tried, shown where the
-    claim was not reproduced or remained open.
+    claim was not reproduced or remained open. `mathematics`: what came out of a derivation, and `checked_in` where it is computed: names of
+    tests ("tests/test_x.py::test_y") or items of Paper versus code ("paper_vs_code 2").
     """
 
     id: str
@@ -46,12 +50,16 @@ class Claim:
     tests: tuple[Statement, ...] = ()
     reading: str = ""
     tried: str = ""
+    mathematics: str = ""
+    checked_in: tuple[str, ...] = ()
     not_testable: str = ""
     to_come: str = ""
 
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.tests, self.not_testable, self.to_come))) != 1:
-            raise ValueError(f"The claim {self.id!r} must have exactly one of tests, not_testable and to_come.")
+        if sum(map(bool, (self.tests, self.mathematics, self.not_testable, self.to_come))) != 1:
+            raise ValueError(f"The claim {self.id!r} must have exactly one of tests, mathematics, not_testable and to_come.")
+        if bool(self.mathematics) != bool(self.checked_in):
+            raise ValueError(f"The claim {self.id!r} must have checked_in, where it is computed, if and only if it has mathematics.")
 
     @property
     def where(self) -> str:
@@ -66,24 +74,32 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known about a claim: the outcome, on which model, the evidence, and remarks about the records behind it."""
+    """What is known about a claim: the outcome, on which model, the evidence, and remarks about the records behind it.
+
+    `rows`: what the compared rows are, by record: the training of their adapters, and how images were sampled.
+    """
 
     claim: Claim
     outcome: str
     model: str = ""
     evidence: tuple[Evidence, ...] = ()
     figures: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        """The outcome and the model that it is about: "reproduced on the embedded model"."""
-        return f"{self.outcome} on {self.model}" if self.model else self.outcome
+        """The outcome and what it is about: "reproduced on the embedded model, one training"."""
+        once = any(one.one_training for one in self.evidence) and self.outcome in (REPRODUCED, NOT_REPRODUCED)
+        return f"{self.outcome} on {self.model}{', one training' if once else ''}" if self.model else self.outcome
 
     @property
     def reason(self) -> str:
         """The figures that decided it, or why there are none."""
-        return "; ".join(self.figures) or self.claim.not_testable or self.claim.to_come or f"waits for {', '.join(self.claim.records)}"
+        claim = self.claim
+        if claim.mathematics:
+            return f"{claim.mathematics} Checked in {', '.join(claim.checked_in)}."
+        return "; ".join(self.figures) or claim.not_testable or claim.to_come or f"waits for {', '.join(claim.records)}"
 
     @property
     def deciding_figure(self) -> str:
@@ -93,9 +109,17 @@ class Verdict:
         return next(own, self.reason)
 
     @property
+    def measured_on(self) -> list[str]:
+        """What the rows are, and which of them were trained once with no spread known: at most a sentence each."""
+        once = dict.fromkeys(row for one in self.evidence if one.one_training for row in one.trainings.once)
+        said = {"Measured on": "; ".join(self.rows), "Trained once": ", ".join(once)}
+        return [f"{name}: {text}." for name, text in said.items() if text]
+
+    @property
     def remarks(self) -> list[str]:
-        tried = self.claim.tried if self.outcome in (NOT_REPRODUCED, INCONCLUSIVE) else ""
-        return [f"Tried: {tried}"] if tried else []
+        """`measured_on`, and what else was tried unless the claim was reproduced."""
+        tried = self.claim.tried and self.outcome in (NOT_REPRODUCED, INCONCLUSIVE)
+        return self.measured_on + [f"Tried: {self.claim.tried}"] * bool(tried)
 
 
 def load_claims(file: Path = FILE) -> list[Claim]:
@@ -107,7 +131,8 @@ def load_claims(file: Path = FILE) -> list[Claim]:
     for content in yaml.safe_load(file.read_text(encoding="utf-8")):
         name = content.get("id", "without id")
         try:
-            claims.append(Claim(**{**content, "tests": tuple(Statement(**test) for test in content.get("tests", []))}))
+            tests = tuple(Statement(**test) for test in content.get("tests", []))
+            claims.append(Claim(**{**content, "tests": tests, "checked_in": tuple(content.get("checked_in", []))}))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file.name}, claim {name}: {error}") from None
     if repeated := [name for name, count in Counter(claim.id for claim in claims).items() if count > 1]:
@@ -123,22 +148,24 @@ def evaluate(claims: Sequence[Claim] | None = None, *, folder: Path = paths.RESU
 
 
 def verdict(claim: Claim, read: Callable[[str], Record | None]) -> Verdict:
-    """What the records say about one claim; `read` gives a record by name, or None."""
-    if claim.not_testable:
-        return Verdict(claim, NOT_TESTABLE)
-    if claim.to_come:
-        return Verdict(claim, NOT_MEASURED)
-    evidence, figures = [], []
-    for test in claim.tests:
-        found = weigh(test, read(test.record))
-        evidence += found
-        figures += [_figures(one, read(test.record)) for one in found if one.outcome != NOT_MEASURED]
-    outcome = _together([one.outcome for one in evidence])
+    """What the records say about one claim; `read` gives a record by name, or None. The claim's tests are one family of Holm's."""
+    for reason, outcome in ((claim.mathematics, CHECKED), (claim.not_testable, NOT_TESTABLE), (claim.to_come, NOT_MEASURED)):
+        if reason:
+            return Verdict(claim, outcome)
+    found = [(test.record, one) for test in claim.tests for one in measure(test, read(test.record))]
+    evidence = tuple(decide([one for _, one in found]))
+    shown = tuple(figures(one, read(name)) for (name, _), one in zip(found, evidence, strict=True) if one.outcome != NOT_MEASURED)
+    judged = Verdict(claim, _together([one.outcome for one in evidence]), evidence=evidence, figures=shown)
+    if judged.outcome == NOT_MEASURED:
+        return judged
     records = [record for name in claim.records if (record := read(name)) is not None]
     stale = tuple(f"{record['name']}: {note}" for record in records if (note := staleness_note(record)))
-    if outcome == NOT_MEASURED:
-        return Verdict(claim, outcome, evidence=tuple(evidence), figures=tuple(figures))
-    return Verdict(claim, outcome, _model(records[0]), tuple(evidence), tuple(figures), stale)
+    return replace(judged, model=_model(records[0]), rows=tuple(_rows(claim, record) for record in records), stale=stale)
+
+
+def _rows(claim: Claim, record: Record) -> str:
+    labels = [find_row(record, row) for test in claim.tests if test.record == record["name"] for row in test.rows]
+    return describe_rows(record, [label for label in labels if label is not None])
 
 
 def _together(outcomes: Sequence[str]) -> str:
@@ -149,89 +176,6 @@ def _together(outcomes: Sequence[str]) -> str:
 def _model(record: Record) -> str:
     name = record["model"]
     return "the embedded model" if name.partition(",")[0] == "mini" else name
-
-
-def _figures(found: Evidence, record: Record) -> str:
-    """One line: means, difference, interval, p, n, and the interval over trainings."""
-    label, form = _metric(record, found.metric)
-    text = f"{label} of {found.rows[0]} {form(found.means[0])}, of {found.rows[1]} {form(found.means[1])}"
-    if found.items:
-        p = "" if found.p is None else ", p < 0.0001" if found.p < 1e-4 else f", p = {found.p:.4f}"
-        text += f": difference {_interval(found.difference, found.items)}{p}, n = {found.n}"
-    if found.trainings:
-        trained = " and ".join(f"{count}" for count in found.num_trainings)
-        text += f"{';' if found.items else ': difference'} over trainings ({trained}) {_interval(found.difference, found.trainings)}"
-    return f"{text} ({found.note})" if found.note else text
-
-
-def _metric(record: Record, metric: str) -> tuple[str, Callable[[float], str]]:
-    columns: Mapping[str, Any] = record.get("columns", {})
-    if record["table"] is None:
-        label, decimals = (columns.get(metric, {}).get(key, other) for key, other in (("label", metric), ("decimals", 3)))
-    else:
-        table = load_paper_table(record["table"]).extended(columns)
-        label, decimals = table.metrics[metric].label, table.decimals(metric)
-    return label, lambda value: f"{value:.{decimals}f}"
-
-
-def _interval(mean: float, ends: tuple[float, float]) -> str:
-    return f"{mean:+.3g} [{ends[0]:+.3g}, {ends[1]:+.3g}]"
-
-
-@dataclass(frozen=True, repr=False)
-class ClaimsTable:
-    """Every claim with its verdict and the figures that decided it: HTML in notebooks, text in `print`."""
-
-    verdicts: Sequence[Verdict]
-
-    def counts(self) -> str:
-        """One sentence: how many claims, how many of each verdict."""
-        found = Counter(verdict.outcome for verdict in self.verdicts)
-        parts = [f"{found[outcome]} {outcome}" for outcome in OUTCOMES if found[outcome]]
-        return f"Of {len(self.verdicts)} claims: {', '.join(parts)}."
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Claim, place in the paper, verdict, what decided it; as text."""
-        return [
-            (
-                f"{one.claim.claim} [{one.claim.reading}]" if one.claim.reading else one.claim.claim,
-                one.claim.where,
-                one.text,
-                " ".join([one.reason, *one.remarks]),
-            )
-            for one in self.verdicts
-        ]
-
-    def notes(self) -> list[str]:
-        """Which of the records behind the verdicts are older than the code."""
-        return list(dict.fromkeys(note for one in self.verdicts for note in one.stale))
-
-    def __str__(self) -> str:
-        lines = [self.counts(), *self.notes(), ""]
-        return "\n".join(lines + ["\n    ".join((f"{where}: {claim}", text, reason)) for claim, where, text, reason in self.rows()])
-
-    __repr__ = __str__  # what a notebook stores beside the HTML
-
-    def markdown(self) -> str:
-        """The table alone, for a README."""
-        rows = [HEADINGS, ("---",) * len(HEADINGS), *self.rows()]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-        body = "".join(f"<tr>{self._cells(one, row)}</tr>" for one, row in zip(self.verdicts, self.rows(), strict=True))
-        notes = "".join(f"<li>{escape(note)}</li>" for note in [self.counts(), *self.notes()])
-        table = f'<table class="comparison" style="white-space: normal"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        return f'<div class="comparison claims" {REGION}>{table}<ul>{notes}</ul></div>'
-
-    @staticmethod
-    def _cells(one: Verdict, row: Sequence[str]) -> str:
-        _, where, text, reason = map(escape, row)
-        claim = escape(one.claim.claim) + (f"<br><small>{escape(one.claim.reading)}</small>" if one.claim.reading else "")
-        if one.claim.records and (paths.ROOT / "notebooks" / f"{one.claim.records[0]}.ipynb").is_file():
-            where = f'<a href="{one.claim.records[0]}.html">{where}</a>'
-        reason = reason if not one.figures else "<br>".join(map(escape, [*one.figures, *one.remarks]))
-        return f"<td>{claim}</td><td>{where}</td><td><strong>{text}</strong></td><td>{reason}</td>"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,221 +1,209 @@
 """What a record says about one statement: "row A is lower than row B", "lower along these rows", "within 1 dB of", "no worse than".
 
-Two sources of chance are kept apart. Over items (prompts, images) rows are compared in pairs: an interval of the mean difference and Holm's
-p-value, those of `results.paired_tests` wherever the record holds the pair. Over training seeds an interval comes from the spread between
-trainings of the same row; where a record has such a spread, a statement must hold against both. Numbers of a whole set, such as a Frechet
-distance, have only the second. One training against one training shows nothing.
+Two sources of chance count, `smoothlib.chance`: the items (prompts, images), over which rows are compared in pairs, and the trainings. A
+statement must hold over the items alone and over items and trainings together. The p-value is the larger of the two as well; Holm's
+correction is over the statements that are decided together, those of one claim.
+
+A row that was trained once cannot decide alone what hangs on the training. If the record has no repeated training, numbers of a whole set
+stay inconclusive, and a verdict over items says that it is about one training. If it has some, their spread is taken for that row, by name,
+as long as it gives the difference less variance than the items do; otherwise the statement stays inconclusive.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from .statistics import holm, paired_comparison
+from . import chance
+from .chance import LEVEL, SETS, Sampling, Trainings
+from .statements import DIRECTIONS, Statement, find_row
+from .statistics import holm
 from .tables import Record
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_MEASURED = "reproduced", "not reproduced", "inconclusive", "not measured yet"
-KINDS = ("paired", "total", "ordering", "gap", "within", "no_worse")
-DIRECTIONS = {"lower": -1, "higher": 1}
-LEVEL = 0.05
 FRECHET = ("frechet_distance", "fid")
 
 
 @dataclass(frozen=True)
-class Statement:
-    """A statement about rows of a record that a program can decide.
+class Evidence:
+    """The outcome of a statement and the figures that decided it: first row minus second, with 95 % intervals.
 
-    kind: "paired": the first row is lower (higher) than the second, item by item. "total": the same for a number of the whole set.
-        "ordering": each row is lower (higher) than the next. "gap": of four rows, the first is better than the second by more than the
-        third is than the fourth. "within": the first row is at most `margin` away from the second. "no_worse": the first row is worse than
-        the second by at most `margin` of the second's value; of a Frechet distance by at most `margin` of its excess over that of real
-        images, where the record has this floor: what cannot be undercut is not what a model adds.
-    metric: its name in the record; of several, the first that the record has (FID on Stable Diffusion is another metric here).
-    direction: which values are better, or what the statement says of the first row: "lower" or "higher".
+    sampled: the chance of the items or images; None if the record does not hold it. trainings: that of the trainings. together: the
+    interval over both, or over the trainings alone where `sampled` is None; None if no training's spread is known. p: of no difference,
+    `p_adjusted` Holm's, over `family` times as strict a level; None for margins, which the intervals decide. needed: how many items would
+    decide an open statement, were its difference as large as the one seen.
     """
 
-    record: str
-    kind: str
-    metric: str | Sequence[str]
-    rows: Sequence[str]
-    direction: str = "lower"
-    margin: float | None = None
-
-    def __post_init__(self) -> None:
-        count = {"gap": (4, 4), "ordering": (3, 99)}.get(self.kind, (2, 2))
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}, but must be one of {', '.join(KINDS)}.")
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"direction is {self.direction!r}, but must be 'lower' or 'higher'.")
-        if not count[0] <= len(self.rows) <= count[1]:
-            raise ValueError(
-                f"rows has {len(self.rows)} entries, but kind {self.kind!r} needs {count[0]}{' or more' if count[1] > 4 else ''}."
-            )
-        if (self.kind in ("within", "no_worse")) != (self.margin is not None and self.margin > 0):
-            raise ValueError(f"margin is {self.margin}, but must be a positive number for 'within' and 'no_worse', and absent elsewhere.")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The outcome of a test and the figures that decided it: first row minus second, with 95 % intervals over items and over trainings."""
-
     outcome: str
+    asks: Statement | None = None
     metric: str = ""
     rows: tuple[str, str] = ("", "")
     means: tuple[float, float] = (math.nan, math.nan)
-    items: tuple[float, float] | None = None
-    n: int = 0
+    sampled: Sampling | None = None
+    trainings: Trainings = field(default_factory=lambda: Trainings((0, 0)))
+    together: tuple[float, float] | None = None
     p: float | None = None
-    trainings: tuple[float, float] | None = None
-    num_trainings: tuple[int, int] = (0, 0)
+    p_adjusted: float | None = None
+    family: float = 1.0
     floor: float = 0.0
     note: str = ""
+    needed: float | None = None
 
     @property
     def difference(self) -> float:
         return self.means[0] - self.means[1]
 
+    @property
+    def limit(self) -> float:
+        """How far the first row may be off, for kinds with a margin."""
+        return self.asks.margin * (1 if self.asks.kind == "within" else abs(self.means[1] - self.floor))
+
+    @property
+    def one_training(self) -> bool:
+        """Is the outcome about a single training, whose chance is unknown?"""
+        return bool(self.trainings.once) and self.trainings.part is None
+
 
 def weigh(statement: Statement, record: Record | None) -> list[Evidence]:
-    """The evidence for each pair of rows that the test is about; a single "not measured yet" where record, row or metric is missing."""
+    """The evidence for one statement by itself: `decide` of what `measure` finds."""
+    return decide(measure(statement, record))
+
+
+def measure(statement: Statement, record: Record | None) -> list[Evidence]:
+    """The figures for each pair of rows of the statement, undecided; "not measured yet" where record, row or metric is missing."""
     rows = [find_row(record, row) for row in statement.rows] if record else [None]
     if None in rows:
         return [Evidence(NOT_MEASURED)]
     names = [statement.metric] if isinstance(statement.metric, str) else statement.metric
-    metric = next((name for name in names if all(name in record["rows"][row]["metrics"] for row in rows)), None)
-    if metric is None:
-        return [Evidence(NOT_MEASURED)]
+    has = [all(name in record["rows"][row]["metrics"] for row in rows) for name in names]
+    if not (all(has) if statement.kind == "mainly" else any(has)):
+        return [] if statement.where_recorded else [Evidence(NOT_MEASURED)]
+    metric = names[has.index(True)]
     if statement.kind == "gap":
         return [_gap(statement, record, metric, rows)]
+    if statement.kind == "mainly":
+        return [_mainly(statement, record, names, rows)]
     return [_pair(statement, record, metric, a, b) for a, b in pairwise(rows)]
 
 
-def find_row(record: Record, label: str) -> str | None:
-    """The record's row of this label; of "A | B" the first that is there; "..., guidance w" is the row with guidance, at any scale."""
-    if " | " in label:
-        return next((row for one in label.split(" | ") if (row := find_row(record, one))), None)
-    if not label.endswith("guidance w"):
-        return label if label in record["rows"] else None
-    pattern = re.escape(label.removesuffix("w")) + r"(?!1$)[\d.]+"  # 1 is no guidance
-    found = [row for row in record["rows"] if re.fullmatch(pattern, row)]
-    return found[0] if len(found) == 1 else None
-
-
 def _pair(statement: Statement, record: Record, metric: str, a: str, b: str) -> Evidence:
-    first, second = record["rows"][a]["metrics"][metric], record["rows"][b]["metrics"][metric]
-    seeds = training_means(record, metric)
-    items = p = None
-    if "values" in first and "values" in second:
-        compared = _comparison(record, metric, a, b)
-        items = compared["low"], compared["high"]
-        p = compared["p"] if statement.margin is None else None  # of no difference: not what a margin asks
-    found = Evidence(
-        "",
-        metric,
-        (a, b),
-        (first["mean"], second["mean"]),
-        items,
-        min(first["n"], second["n"]),
-        p,
-        trainings_interval(seeds, a, b),
-        (len(seeds.get(a, ())), len(seeds.get(b, ()))),
-        _floor(record, metric),
-    )
-    return _decided(found, statement)
-
-
-def _floor(record: Record, metric: str) -> float:
+    means = tuple(record["rows"][row]["metrics"][metric]["mean"] for row in (a, b))
+    trained = chance.trainings(record, chance.training_means(record, metric), a, b)
     judges: Mapping[str, float] = record.get("facts", {}).get("judges", {})
-    return judges.get("frechet_floor", 0.0) if metric in FRECHET else 0.0
+    floor = judges.get("frechet_floor", 0.0) if metric in FRECHET else 0.0
+    return replace(_with_chance(statement, metric, (a, b), means, chance.sampling(record, metric, a, b), trained), floor=floor)
 
 
 def _gap(statement: Statement, record: Record, metric: str, rows: Sequence[str]) -> Evidence:
     values = [np.asarray(record["rows"][row]["metrics"][metric]["values"]) for row in rows]
     sign = DIRECTIONS[statement.direction]
-    large, small = sign * (values[0] - values[1]), sign * (values[2] - values[3])  # improvements
-    compared = paired_comparison(large, small)
-    interval = compared.difference
-    found = Evidence(
-        "",
-        metric,
-        (f"{rows[0]} over {rows[1]}", f"{rows[2]} over {rows[3]}"),
-        (float(large.mean()), float(small.mean())),
-        (interval.low, interval.high),
-        interval.n,
-        _adjusted(record, compared.p_value),
-    )
-    return _decided(found, Statement(statement.record, "paired", metric, ("", ""), "higher"))
+    improvements = sign * (values[0] - values[1]), sign * (values[2] - values[3])
+    names = f"{rows[0]} over {rows[1]}", f"{rows[2]} over {rows[3]}"
+    means = chance.training_means(record, metric)
+    seeds = {
+        a: np.subtract(means[a], means[b]).tolist() for a, b in (rows[::2], rows[1::2]) if len(means.get(a, ())) == len(means.get(b, "-"))
+    }
+    return _compared(statement, metric, names, improvements, chance.trainings(record, seeds, rows[0], rows[1]))
 
 
-def _decided(found: Evidence, statement: Statement) -> Evidence:
-    """The outcome: every interval that there is must lie where the statement says; all on the other side refutes it."""
-    intervals = [interval for interval in (found.items, found.trainings) if interval is not None]
+def _mainly(statement: Statement, record: Record, metrics: Sequence[str], rows: Sequence[str]) -> Evidence:
+    first, second = ([np.log(record["rows"][row]["metrics"][name]["values"]) for row in rows] for name in metrics)
     sign = DIRECTIONS[statement.direction]
-    if statement.kind == "within":
-        yes = [-statement.margin <= low and high <= statement.margin for low, high in intervals]
-        no = [high < -statement.margin or low > statement.margin for low, high in intervals]
-    elif statement.kind == "no_worse":
-        limit = statement.margin * abs(found.means[1] - found.floor)
-        yes = [min(sign * low, sign * high) >= -limit for low, high in intervals]
-        no = [max(sign * low, sign * high) < -limit for low, high in intervals]
+    changes = sign * (first[0] - first[1]), sign * (second[0] - second[1])
+    means = [chance.training_means(record, name) for name in metrics]
+    seeds = {row: np.log(np.divide(values, means[1][row])).tolist() for row, values in means[0].items() if row in means[1]}
+    names = tuple(f"the change in {record.get('columns', {}).get(name, {}).get('label', name)}" for name in metrics)
+    return _compared(statement, metrics[0], names, changes, chance.trainings(record, seeds, *rows))
+
+
+def _compared(
+    statement: Statement, metric: str, names: tuple[str, str], values: tuple[np.ndarray, np.ndarray], trained: Trainings
+) -> Evidence:
+    """The first of two series of changes is larger than the second."""
+    asks = Statement(statement.record, "paired", metric, ("", ""), "higher")
+    means = float(values[0].mean()), float(values[1].mean())
+    return _with_chance(asks, metric, names, means, chance.of_items(*values), trained)
+
+
+def _with_chance(
+    asks: Statement, metric: str, rows: tuple[str, str], means: tuple[float, float], sampled: Sampling | None, trained: Trainings
+) -> Evidence:
+    """The interval over items and trainings, and the larger of the p-values over items and over both."""
+    difference = means[0] - means[1]
+    parts = [one.part for one in (sampled, trained) if one is not None and one.part is not None]
+    together = chance.interval(difference, parts) if trained.part is not None else None
+    p = sampled.p if sampled and asks.margin is None else None  # of no difference: not what a margin asks
+    if p is not None and together:
+        p = max(p, chance.p_value(difference, parts))
+    return Evidence("", asks, metric, rows, means, sampled, trained, together, p)
+
+
+def decide(found: Sequence[Evidence]) -> list[Evidence]:
+    """The outcomes of statements that belong together: their p-values are one family of Holm's."""
+    tested = [one for one in found if one.p is not None]
+    adjusted = dict(zip(map(id, tested), holm([one.p for one in tested]), strict=True))
+    ranks = {id(one): rank for rank, one in enumerate(sorted(tested, key=lambda one: one.p))}
+    decided = []
+    for one in found:
+        if one.outcome == "" and one.p is not None:
+            one = replace(one, p_adjusted=float(adjusted[id(one)]), family=float(len(tested) - ranks[id(one)]))
+        decided.append(_decided(one) if one.outcome == "" else one)
+    return decided
+
+
+def _decided(found: Evidence) -> Evidence:
+    """The outcome: every interval that there is must lie where the statement says; all on the other side refutes it."""
+    intervals = [ends for ends in (found.sampled and found.sampled.interval, found.together) if ends is not None]
+    sign, kind = DIRECTIONS[found.asks.direction], found.asks.kind
+    if kind == "within":
+        yes = [-found.limit <= low and high <= found.limit for low, high in intervals]
+        no = [high < -found.limit or low > found.limit for low, high in intervals]
+    elif kind == "no_worse":
+        yes = [min(sign * low, sign * high) >= -found.limit for low, high in intervals]
+        no = [max(sign * low, sign * high) < -found.limit for low, high in intervals]
     else:
         yes = [min(sign * low, sign * high) > 0 for low, high in intervals]
         no = [max(sign * low, sign * high) < 0 for low, high in intervals]
-        if found.p is not None and found.p >= LEVEL:
+        if found.p_adjusted is not None and found.p_adjusted >= LEVEL:
             yes = no = [False]
     outcome = REPRODUCED if yes and all(yes) else NOT_REPRODUCED if no and all(no) else INCONCLUSIVE
-    note = {"within": "allowed: {:g} either way", "no_worse": "allowed: {:.0%} worse"}.get(statement.kind, "").format(statement.margin)
-    note += f", less the real images' {found.floor:.1f}" if statement.kind == "no_worse" and found.floor else ""
-    note = note if intervals else "trained once: how much is the training's chance is unknown"
-    return replace(found, outcome=outcome, note=note)
+    unknown = _unknown(found)
+    outcome = INCONCLUSIVE if unknown else outcome
+    note = "; ".join(part for part in (_allowed(found), unknown) if part)
+    decided = replace(found, outcome=outcome, note=note)
+    return replace(decided, needed=_needed(decided)) if outcome == INCONCLUSIVE and found.sampled else decided
 
 
-def _comparison(record: Record, metric: str, a: str, b: str) -> dict[str, float]:
-    """a - b as the record compared it; a pair that it has not is compared now, its p-value adjusted as one more of the record's family."""
-    for test in record["comparisons"]:
-        if test["metric"] == metric and {test["a"], test["b"]} == {a, b}:
-            low, high = test["difference"]["low"], test["difference"]["high"]
-            low, high = (low, high) if test["a"] == a else (-high, -low)
-            return {"low": low, "high": high, "p": test["p_adjusted"]}
-    values = [record["rows"][row]["metrics"][metric]["values"] for row in (a, b)]
-    compared = paired_comparison(*values)
-    return {"low": compared.difference.low, "high": compared.difference.high, "p": _adjusted(record, compared.p_value)}
+def _unknown(found: Evidence) -> str:
+    """Why no outcome but "inconclusive" is possible; empty where nothing stands against one."""
+    trained, once = found.trainings, " and ".join(found.trainings.once)
+    if found.metric in SETS and found.sampled is None:
+        return "the chance of the images was not measured: the record is older than that"
+    if found.metric in SETS and found.one_training:
+        return f"{once} trained once, and how much is the training's chance is unknown"
+    if once and trained.part and found.sampled and trained.part.variance >= found.sampled.part.variance:
+        return f"{once} trained once, and the trainings' chance, taken from {' and '.join(trained.spread_of)}, outweighs that of the items"
+    return ""
 
 
-def _adjusted(record: Record, p_value: float) -> float:
-    return float(holm([p_value, *(test["p_value"] for test in record["comparisons"])])[0])
+def _allowed(found: Evidence) -> str:
+    if found.asks.kind == "within":
+        return f"allowed: {found.asks.margin:g} either way"
+    if found.asks.kind != "no_worse":
+        return ""
+    return f"allowed: {found.asks.margin:.0%} worse" + (f", less the real images' {found.floor:.1f}" if found.floor else "")
 
 
-def training_means(record: Record, metric: str) -> dict[str, list[float]]:
-    """Row -> the mean of each of its trainings, where the record has them: as facts, or as rows of their own ("Smooth-seed1 + NTI")."""
-    key = "frechet" if metric in FRECHET else metric
-    facts: Mapping[str, Any] = record.get("facts", {}).get("training_seeds", {})
-    found = {row: list(seeds[key]) for row, seeds in facts.items() if key in seeds}
-    for label, row in record["rows"].items():
-        name = re.match(r"(.+)-seed\d+( \+ .*)", label)
-        if name and metric in row["metrics"] and (first := name[1] + name[2]) in record["rows"]:
-            found.setdefault(first, [record["rows"][first]["metrics"][metric]["mean"]]).append(row["metrics"][metric]["mean"])
-    return found
-
-
-def trainings_interval(seeds: Mapping[str, Sequence[float]], a: str, b: str) -> tuple[float, float] | None:
-    """95 % interval of a - b if both were trained anew (Student's t); the base model is what it is and has no such chance.
-
-    The spread is pooled over all rows that were trained at least twice, taken to be alike; None where there are none.
-    """
-    if a not in seeds or b not in seeds:
-        return None
-    repeated = [values for values in seeds.values() if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in repeated)
-    if not freedom:
-        return None
-    variance = sum((len(values) - 1) * float(np.var(values, ddof=1)) for values in repeated) / freedom
-    share = sum(1 / len(seeds[row]) for row in (a, b) if not re.match(r"Base\b", row))
-    half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(variance * share)
-    difference = float(np.mean(seeds[a]) - np.mean(seeds[b]))
-    return difference - half, difference + half
+def _needed(found: Evidence) -> float:
+    """`chance.needed_items` for the difference seen, or for its distance from the nearest limit where there is a margin."""
+    effect = found.difference
+    if found.asks.kind == "within":
+        effect = found.limit - abs(effect)
+    elif found.asks.kind == "no_worse":
+        effect = found.limit + DIRECTIONS[found.asks.direction] * effect
+    part = found.sampled.part
+    deviation = math.sqrt(part.variance * (part.freedom + 1))
+    test = found.sampled.test if found.asks.margin is None else "t"
+    return chance.needed_items(effect, deviation, level=LEVEL / found.family, trained=found.trainings.part, test=test)

@@ -47,7 +47,7 @@ def make_record(
     conventions: Mapping[str, str] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
     columns: Mapping[str, Mapping[str, str]] | None = None,
-    totals: Mapping[str, Mapping[str, float]] | None = None,
+    totals: Mapping[str, Mapping[str, float | Mapping[str, Any]]] | None = None,
     facts: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def make_record(
     conventions: metric -> range, window, network.
     pairs: rows to compare, one Holm family.
     columns: metric -> label and direction ("up" or "down" is better, or "none") of metrics that the paper's table has not.
-    totals: row label -> metric -> the value of the whole set, for metrics without a value per item.
+    totals: row label -> metric -> the value of the whole set, for metrics without a value per item; or a mapping with it as `mean`, the
+        number `n` of what the set consists of (default: the items), and `image_values`, what each image contributes to it (in `chance`).
     facts: what else there is to keep, in JSON's types.
     model: what it was measured on, in words.
     seed: of the bootstrap.
@@ -83,8 +84,8 @@ def make_record(
         for label, metrics in rows.items()
     }
     for label, values in (totals or {}).items():
-        whole = {metric: {"mean": value, "low": None, "high": None, "n": len(items)} for metric, value in values.items()}
-        measured[label]["metrics"] |= whole
+        given = {metric: value if isinstance(value, Mapping) else {"mean": value} for metric, value in values.items()}
+        measured[label]["metrics"] |= {metric: {"low": None, "high": None, "n": len(items)} | value for metric, value in given.items()}
     comparisons = [asdict(comparison) for comparison in compare_rows(rows, pairs, seed=seed)]
     content = (SCHEMA, name, table, model, list(items), dict(conventions or {}), measured, comparisons, dict(provenance))
     extra = {key: value for key, value in (("row_fields", row_fields), ("columns", columns), ("facts", facts)) if value}

@@ -5,8 +5,8 @@ walks give text alignment. Prompts and noises are the same for all models, so th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ import smoothlib
 from . import models, runs, walks
 from .generation import Generation, Prompt
 from .metrics.features import BATCH, ImageNetFeatures, features_of
-from .metrics.frechet import frechet_distance_from_features
+from .metrics.frechet import frechet_distance_from_features, frechet_image_values
+from .metrics.kernel_distance import kernel_distance_from_features, kernel_distance_image_values
 from .metrics.text_alignment import CaptionAlignment, CLIPScore, SceneAlignment
 from .pixels import from_uint8
 from .walks import WalkPrompt
@@ -49,9 +50,18 @@ class Judge:
         """The table's columns that are not the paper's."""
         own = {
             "frechet_distance": {"label": "FD (MobileNetV2)", "direction": "down"},
+            "kernel_distance": {"label": "KD (MobileNetV2)", "direction": "down"},
+            "kid": {"label": "KID", "direction": "down"},
             "scene_alignment": {"label": "Scene alignment", "direction": "up"},
         }
-        return COLUMNS | {name: column for name, column in own.items() if name in (self.frechet_name, self.alignment_name)}
+        return COLUMNS | {
+            name: column for name, column in own.items() if name in (self.frechet_name, self.kernel_name, self.alignment_name)
+        }
+
+    @property
+    def kernel_name(self) -> str:
+        """The kernel distance's name: KID on the features that FID is defined by."""
+        return "kid" if self.frechet_name == "fid" else "kernel_distance"
 
     @torch.no_grad()
     def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
@@ -76,6 +86,7 @@ def packaged_judge() -> Judge:
         trust,
         {
             "frechet_distance": f"pooled MobileNetV2 features at {resolution} x {resolution}, against real test images; not FID",
+            "kernel_distance": "cubic polynomial kernel on the same features, unbiased, real image and generated one in pairs; not KID",
             "scene_alignment": "100 cos of the scene dual encoder's embeddings, mean over a walk's frames; not CLIP Score",
         },
     )
@@ -85,7 +96,11 @@ def official_judge(clip: str = "openai/clip-vit-base-patch32") -> Judge:
     """FID's InceptionV3 and a CLIP model by hub id, both downloaded."""
     from .metrics.frechet_inception import InceptionFeatures
 
-    conventions = {"fid": "InceptionV3 (torch-fidelity), 2048-d", "clip_score": f"100 cos, {clip}, mean over a walk's frames"}
+    conventions = {
+        "fid": "InceptionV3 (torch-fidelity), 2048-d",
+        "kid": "the same, one subset of all images, in pairs",
+        "clip_score": f"100 cos, {clip}, mean over a walk's frames",
+    }
     return Judge(InceptionFeatures(), CLIPScore(clip), "fid", "clip_score", {}, conventions)
 
 
@@ -96,7 +111,11 @@ def seeds_of(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model: the values of each prompt, the Frechet distance, the walks' frames (W, F, 3, H, W) uint8 and pixel steps (W, F - 1)."""
+    """One model: the values of each prompt, the Fréchet distance, the walks' frames (W, F, 3, H, W) uint8 and pixel steps (W, F - 1).
+
+    kernel: the kernel distance. image_values: "frechet" and "kernel" -> what each image contributes to the distance, (N,); both need as
+    many real images as generated ones. num_images: how many were generated. adapter: its name; None for the base model.
+    """
 
     per_prompt: Mapping[str, np.ndarray]
     frechet: float
@@ -105,6 +124,9 @@ class Measurement:
     fingerprint: str
     seconds: float
     origins: tuple[runs.Origin, ...] = ()
+    kernel: float | None = None
+    image_values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    num_images: int | None = None
 
 
 def measure(
@@ -145,7 +167,26 @@ def measure(
     frechet = float(frechet_distance_from_features(features, real_features))
     distances = np.stack([w["step_distances"] for w in walked])  # (W, F - 1)
     stored = [*walked, *made]
-    return Measurement(values, frechet, film, distances, weights, sum(r["seconds"] for r in stored), runs.origins(stored))
+    return Measurement(
+        values,
+        frechet,
+        film,
+        distances,
+        weights,
+        sum(r["seconds"] for r in stored),
+        runs.origins(stored),
+        *_in_pairs(features, real_features),
+        num_images=len(made),
+    )
+
+
+def _in_pairs(features: Tensor, real: Tensor) -> tuple[float | None, dict[str, np.ndarray]]:
+    """The kernel distance and what each image contributes to both distances, where the i-th real image is that of the i-th caption."""
+    if len(features) != len(real) or len(real) < 3:
+        return None, {}
+    found = {"frechet": frechet_image_values(features, real), "kernel": kernel_distance_image_values(features, real)}
+    kernel = float(kernel_distance_from_features(features, real, paired=True))
+    return kernel, {name: values.numpy(force=True) for name, values in found.items()}
 
 
 def row_values(measurements: Mapping[str, Sequence[Measurement]]) -> dict[str, dict[str, np.ndarray]]:
@@ -161,5 +202,24 @@ def seed_means(measurements: Mapping[str, Sequence[Measurement]]) -> dict[str, d
     return {
         label: {name: [float(m.per_prompt[name].mean()) for m in seeds] for name in seeds[0].per_prompt}
         | {"frechet": [m.frechet for m in seeds]}
+        | ({"kernel": [m.kernel for m in seeds]} if seeds[0].kernel is not None else {})
         for label, seeds in measurements.items()
     }
+
+
+def set_values(measurements: Mapping[str, Sequence[Measurement]], judge: Judge) -> dict[str, dict[str, dict[str, Any]]]:
+    """Row -> metric -> a number of the whole set of images, averaged over training seeds: what `results.make_record` takes as `totals`.
+
+    `n` is the number of images; `image_values`, to six digits, are what each contributes, from which `chance` gets the images' chance.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for label, seeds in measurements.items():
+        found[label] = {judge.frechet_name: {"mean": float(np.mean([m.frechet for m in seeds]))}}
+        if seeds[0].kernel is not None:
+            found[label][judge.kernel_name] = {"mean": float(np.mean([m.kernel for m in seeds]))}
+        for name, values in zip(("frechet", "kernel"), found[label].values(), strict=False):
+            values |= {"n": seeds[0].num_images} if seeds[0].num_images else {}
+            if name in seeds[0].image_values:
+                contributed = np.mean([m.image_values[name] for m in seeds], axis=0)
+                values["image_values"] = [float(f"{value:.6g}") for value in contributed]
+    return found

@@ -26,7 +26,8 @@ UNKNOWN = "unknown"  # what `stale` answers for a record that holds no hashes
 OUTSIDE = "(procedure)"  # stands for the source of a procedure that is not of this package
 # Modules and packages that cannot change a measured value, and why. Besides these, `__init__` files: they only give names.
 WITHOUT_INFLUENCE = frozenset(
-    "results record_checks tables paper claims evidence status figures provenance machine staleness "  # show, store, judge the measured
+    "results record_checks tables paper claims claims_table statements evidence chance recipes "  # show, store and judge the measured
+    "status figures provenance machine staleness "
     "config paths progress cards files rows".split()  # settings as resolved and fingerprints of weights are in the record; places; messages
 )
 PACKAGE = Path(__file__).resolve().parent

@@ -10,7 +10,6 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -127,6 +126,7 @@ class Study(BaseStudy):
         measurements = [one for seeds in measured.values() for one in seeds]
         facts = {
             "training_seeds": smoothness.seed_means(measured),
+            "adapters": {row.label: list(row.adapters) for row in rows},
             "num_images": self.cfg.num_images,
             "num_inference_steps": self.cfg.num_inference_steps,
             "judges": self.judge_facts(),
@@ -145,7 +145,7 @@ class Study(BaseStudy):
             conventions=walks.CONVENTIONS | dict(self.judge.conventions),
             pairs=pairs,
             columns=self.judge.columns,
-            totals={label: {self.judge.frechet_name: float(np.mean([one.frechet for one in seeds]))} for label, seeds in measured.items()},
+            totals=smoothness.set_values(measured, self.judge),
             facts=facts,
         )
 

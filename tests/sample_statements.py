@@ -3,13 +3,15 @@
 import numpy as np
 
 from smoothlib import results
-from smoothlib.evidence import Statement, weigh
+from smoothlib.evidence import weigh
+from smoothlib.statements import Statement
 
 N = 20
 NOISE = np.random.default_rng(0).normal(0, 0.05, N)
 COLUMNS = {
     "cv": {"label": "CV", "direction": "down"},
     "lpips_cv": {"label": "LPIPS CV", "direction": "down"},
+    "mean_step": {"label": "Mean step", "direction": "none"},
     "frechet_distance": {"label": "FD", "direction": "down"},
     "scene_alignment": {"label": "Alignment", "direction": "up"},
 }
@@ -36,6 +38,12 @@ def record(rows, *, name="table1_istd", table="table1", totals=None, seeds=None,
         facts={"training_seeds": seeds} if seeds else None,
         provenance={"modules": {}},
     )
+
+
+def image_values(mean, noise, seed, n=400):
+    """A number of a whole set as a record holds it: what each of n images contributes has this standard deviation around the mean."""
+    contributed = np.random.default_rng(seed).normal(0, noise, n)
+    return {"mean": float(mean), "n": n, "image_values": (mean + contributed - contributed.mean()).tolist()}
 
 
 def one(statement, found):

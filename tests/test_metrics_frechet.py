@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from smoothlib import paths
-from smoothlib.metrics import FrechetDistance, ImageNetFeatures, frechet_distance, frechet_distance_from_features
+from smoothlib.metrics import FrechetDistance, ImageNetFeatures, frechet_distance, frechet_distance_from_features, frechet_image_values
 from smoothlib.metrics.networks import load_network_weights
 
 
@@ -241,3 +241,33 @@ def test_extractor_faults(extractor: ImageNetFeatures, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"LICENSES\.txt is not listed in card\.json"):
         shutil.copy(paths.METRIC_NETWORKS / "LICENSES.txt", tmp_path)
         load_network_weights("LICENSES.txt", tmp_path)
+
+
+# What single images contribute ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 5), (12, 30)])
+def test_image_values_are_the_derivative_with_respect_to_the_images_weights(n: int, d: int) -> None:
+    """Against central differences of the distance of weighted Gaussians, more and fewer images than features."""
+    a = torch.randn(n, d, generator=generator(7), dtype=torch.float64)
+    b = 0.8 * a + 0.5 * torch.randn(n, d, generator=generator(8), dtype=torch.float64) + 0.3
+
+    def weighted(weights: Tensor) -> Tensor:
+        moments = []
+        for features in (a, b):
+            mean = weights @ features / weights.sum()
+            moments += [mean, (features - mean).T @ (weights[:, None] * (features - mean)) / weights.sum()]
+        return frechet_distance(*moments)
+
+    values = frechet_image_values(a, b)
+    assert values.mean().item() == pytest.approx(frechet_distance_from_features(a, b).item(), rel=1e-9)
+    for i in (0, n // 2, n - 1):
+        step = torch.zeros(n, dtype=torch.float64)
+        step[i] = 1e-4
+        slope = (weighted(1 + step) - weighted(1 - step)) / 2e-4 * n
+        assert (values[i] - values.mean()).item() == pytest.approx(slope.item(), rel=1e-3, abs=1e-3)
+
+
+def test_image_values_need_pairs() -> None:
+    with pytest.raises(ValueError, match="b has 5 images, but must have 4, one for each of a's"):
+        frechet_image_values(torch.rand(4, 3), torch.rand(5, 3))

@@ -9,6 +9,7 @@ from smoothlib import models, paths, smoothness
 from smoothlib.datasets import load_scenes
 from smoothlib.generation import Generation, prompts_from
 from smoothlib.metrics.text_alignment import CaptionAlignment
+from smoothlib.study_base import load_row
 from smoothlib.walks import walk_prompts_from
 
 
@@ -70,6 +71,23 @@ def test_rows_average_their_training_seeds_prompt_by_prompt():
     np.testing.assert_array_equal(values["Smooth"]["istd"], [2.0, 4.0])
     np.testing.assert_array_equal(values["Base"]["istd"], [1.0, 2.0])
     assert smoothness.seed_means(measured)["Smooth"] == {"istd": [1.5, 4.5], "frechet": [5.0, 7.0]}
+
+
+def test_what_each_image_contributes_goes_into_the_record(arguments):
+    """As many real images as generated ones: both distances, their number of images, and values whose mean is the distance."""
+    arguments["real_features"] = arguments["real_features"][:5]
+    found = {}
+    for label, adapter in (("Base", None), ("Smooth", "smooth")):
+        pipe, weights = load_row("mini", adapter)
+        found[label] = [smoothness.measure(pipe, weights=weights, title=label, **arguments)]
+    values = smoothness.set_values(found, arguments["judge"])
+    for label in ("Base", "Smooth"):
+        assert set(values[label]) == {"frechet_distance", "kernel_distance"}
+        for value in values[label].values():
+            assert value["n"] == 5 and np.mean(value["image_values"]) == pytest.approx(value["mean"], rel=1e-4, abs=1e-6)
+        assert values[label]["frechet_distance"]["mean"] == found[label][0].frechet
+        assert smoothness.seed_means(found)[label]["kernel"] == [values[label]["kernel_distance"]["mean"]]
+    assert {"frechet_distance", "kernel_distance"} <= set(arguments["judge"].columns)
 
 
 def test_training_seeds_of_an_adapter_are_found_by_name(monkeypatch):

@@ -70,6 +70,8 @@ def test_the_record_holds_rows_seeds_and_totals(tmp_path, monkeypatch):
     metrics = record["rows"]["Base"]["metrics"]
     assert metrics["istd"]["mean"] == pytest.approx(np.mean(measured["Base"][0].per_prompt["istd"]))
     assert metrics["frechet_distance"]["mean"] == measured["Base"][0].frechet
+    assert metrics["frechet_distance"]["n"] == metrics["kernel_distance"]["n"] == 3 and metrics["istd"]["n"] == 2  # images; prompts
+    assert record["facts"]["adapters"] == {"Base": [None], "Again": [None]}
     assert record["facts"]["training_seeds"]["Again"]["frechet"] == [measured["Again"][0].frechet]
     assert {"smoothness", "statistics", "study", "walks"} <= record["provenance"]["modules"].keys()
     assert record["row_fields"]["Again"]["weights"] == [models.fingerprint("mini")]

@@ -11,7 +11,8 @@ from typing import Any
 
 from smoothlib import paths, results
 from smoothlib.cards import read_card
-from smoothlib.claims import ClaimsTable, Verdict, evaluate
+from smoothlib.claims import CHECKED, ClaimsTable, Verdict, evaluate
+from smoothlib.claims_table import markdown_table
 from smoothlib.evidence import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
 
 README = paths.ROOT / "README.md"
@@ -29,12 +30,11 @@ LABELS = {  # metric of the card -> what it says, its format
 
 
 def claims(verdicts: Sequence[Verdict]) -> str:
-    """How many claims have which verdict, and those that the records decide or leave open, each with a figure that decides it."""
-    decided = [one for one in verdicts if one.outcome in (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)]
-    rows = [("Claim", "In the paper", "Verdict", "A figure that decides it"), ("---",) * 4]
-    rows += [(one.claim.claim, one.claim.where, one.text, one.deciding_figure) for one in decided]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-    return f"{ClaimsTable(verdicts).counts()}\n\n{table if decided else 'Nothing is recorded yet.'}"
+    """How many claims have which verdict, and those that are decided or open, each with a figure that decides it and what its rows are."""
+    decided = [one for one in verdicts if one.outcome in (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, CHECKED)]
+    rows = [("Claim", "In the paper", "Verdict", "A figure that decides it, and what was measured")]
+    rows += [(one.claim.claim, one.claim.where, one.text, " ".join([one.deciding_figure, *one.measured_on])) for one in decided]
+    return f"{ClaimsTable(verdicts).counts()}\n\n{markdown_table(rows) if decided else 'Nothing is recorded yet.'}"
 
 
 def table2(record: Mapping[str, Any]) -> str:

@@ -1,7 +1,14 @@
 """Metrics as `torchmetrics.Metric` classes: update with batches, compute once, merge or synchronise partial results."""
 
 from .features import ImageNetFeatures
-from .frechet import FrechetDistance, FrechetFloor, frechet_distance, frechet_distance_from_features, frechet_floor
+from .frechet import (
+    FrechetDistance,
+    FrechetFloor,
+    frechet_distance,
+    frechet_distance_from_features,
+    frechet_floor,
+    frechet_image_values,
+)
 from .frechet_inception import FrechetInceptionDistance, InceptionFeatures
 from .istd import (
     Convention,
@@ -11,6 +18,7 @@ from .istd import (
     step_distances,
     step_statistics,
 )
+from .kernel_distance import kernel_distance_from_features, kernel_distance_image_values
 from .reconstruction import (
     LearnedPerceptualImagePatchSimilarity,
     MeanSquaredError,
@@ -38,6 +46,9 @@ __all__ = [
     "frechet_distance",
     "frechet_distance_from_features",
     "frechet_floor",
+    "frechet_image_values",
+    "kernel_distance_from_features",
+    "kernel_distance_image_values",
     "lpips_step_distances",
     "step_distances",
     "step_statistics",

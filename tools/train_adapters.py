@@ -1,6 +1,6 @@
 """Train the adapters that configs/adapters.yaml lists and that are not in data/models/adapters; name some to train only these.
 
-    python tools/train_adapters.py [NAME ...]
+    python tools/train_adapters.py [--again] [NAME ...]
 
 An interrupted training goes on from its last checkpoint.
 """
@@ -21,13 +21,15 @@ def main() -> None:
     listed = yaml.load(LIST.read_text(), Loader)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(listed)}")
-    names = parser.parse_args().names or list(listed)
+    parser.add_argument("--again", action="store_true", help="train those that are there too, and replace them")
+    arguments = parser.parse_args()
+    names, again = arguments.names or list(listed), arguments.again
     if unknown := [name for name in names if name not in listed]:
         parser.error(f"NAME must be one of {', '.join(listed)}, got {unknown[0]!r}")
     # all are read before the first is trained: a mistake in the last shows now
-    settings = {name: load_config(COMMON, name=name, export_to=f"adapters/{name}", **listed[name]) for name in names}
+    settings = {name: load_config(COMMON, name=name, export_to=f"adapters/{name}", overwrite=again, **listed[name]) for name in names}
     for name, setting in settings.items():
-        if name in models.list_adapters():
+        if name in models.list_adapters() and not again:
             print(f"{name} is there")
             continue
         print(f"{name}: {setting.steps} steps")

@@ -54,7 +54,7 @@ class PairStudy:
         self.cfg = cfg
         self.device, self.adapters = chosen_device(cfg.device), chosen_adapters(cfg.adapters)
         self.fingerprints: dict[str, str] = {}
-        check_adapters(self.adapters)
+        check_adapters(self.adapters, cfg.model)
         options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
         with errors_in_one_sentence():
             self.guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)

@@ -44,7 +44,7 @@ class ReconstructionStudy:
     def __init__(self, cfg: SimpleNamespace) -> None:
         self.cfg = cfg
         self.device, adapters = chosen_device(cfg.device), chosen_adapters(cfg.adapters)
-        check_adapters(adapters)
+        check_adapters(adapters, cfg.model)
         with errors_in_one_sentence():
             guidance_scale = cfg.guidance_scale or models.default_guidance_scale(cfg.model)
             self.methods = reconstruction.table2_methods(guidance_scale, adapters)

@@ -60,7 +60,7 @@ class Study:
 
     def check(self, rows: Iterable[Row]) -> None:
         """See `study_setup.check_adapters`."""
-        check_adapters(name for row in rows for name in row.adapters)
+        check_adapters((name for row in rows for name in row.adapters), self.cfg.model)
 
     def real_features(self, indices: Sequence[int] | None = None, batch_size: int = 100) -> torch.Tensor:
         """Features (N, D) of real images, by default those that belong to the prompts of the Frechet distance."""

@@ -72,7 +72,7 @@ def check_difference(module: nn.Module, file: Path) -> None:
 
 def _checked_difference(module: nn.Module, file: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
-        difference, weights = safetensors.torch.load(content), _own_weights(module)
+        difference, weights = dict(sorted(safetensors.torch.load(content).items())), _own_weights(module)
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error})") from None
     _check_names(str(file), difference, weights)

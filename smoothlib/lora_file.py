@@ -66,7 +66,7 @@ def read_lora(file: Path, content: bytes, modules: Mapping[str, nn.Module]) -> L
             another shape than its layer, or at odds with the file's settings. One sentence without the file's name says which.
     """
     try:
-        entries = safetensors.torch.load(content)
+        entries = dict(sorted(safetensors.torch.load(content).items()))  # the library's order changes from call to call
     except SafetensorError as error:
         raise ValueError(f"it is damaged ({error})") from None
     if not entries:

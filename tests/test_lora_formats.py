@@ -181,9 +181,9 @@ def test_half_precision_files_and_models_keep_the_strength(tmp_path, base):
     factors = low_rank(base.unet, projections(base.unet))
     stored = {key: w.to(torch.bfloat16) for key, w in entries(factors, peft_key).items()}
     pipe = tiny_pipeline(dtype=torch.float64)
-    load_adapter(pipe, write_adapter(tmp_path / "half", stored))
+    load_adapter(pipe, write_adapter(tmp_path / "stored", stored))
     name = projections(base.unet)[5]
     a, b = (w.to(torch.bfloat16).double() for w in factors[name])
-    torch.testing.assert_close(pipe.unet.get_submodule(name).get_delta_weight("half"), b @ a)
+    torch.testing.assert_close(pipe.unet.get_submodule(name).get_delta_weight("stored"), b @ a)
     x, text = noise(1, *LATENT_SHAPE).double(), noise(1, 3, 16).double()
     assert pipe.unet(x, 500, text).sample.dtype == torch.float64

@@ -1,24 +1,27 @@
-"""Adapters: Smooth-LoRAs and the differences that full fine-tunes left, found by name and put onto a pipeline's UNet.
+"""Adapters: Smooth-LoRAs and the differences that full fine-tunes left, found by name, checked, and put onto a pipeline.
 
 Weights come from safetensors, never from pickles; what ships with the repository is compared with the sha256 in its card.
 """
 
+import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+from torch import nn
 
 from . import paths
-from .cards import CARD, read_card, read_checked
+from .cards import check_files
 from .differences import FILE as DIFFERENCE
-from .differences import add_difference
+from .differences import add_difference, check_difference
+from .lora import LORA_TARGET_MODULES, add_lora, unchanged_layers
+from .lora_file import Lora, read_lora
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-LORA_TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0")  # every attention's projections
-LOADED_SUFFIXES = {".safetensors", ".json", ".txt"}  # what the libraries read from a model's folder
+__all__ = ["LORA_TARGET_MODULES", "adapter_file", "check_adapter", "list_adapters", "load_adapter", "load_smooth_lora"]
 
 
 def list_adapters() -> list[str]:
@@ -27,7 +30,7 @@ def list_adapters() -> list[str]:
 
 
 def load_adapter(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:
-    """Load an adapter of either kind into the UNet: a Smooth-LoRA (`load_smooth_lora`), or the difference that a full fine-tune left.
+    """Load an adapter of either kind: a Smooth-LoRA (`load_smooth_lora`), or the difference that a full fine-tune left in the UNet.
 
     Raises FileNotFoundError and ValueError as `load_smooth_lora` does.
     """
@@ -39,35 +42,44 @@ def load_adapter(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) ->
 
 
 def load_smooth_lora(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:
-    """Load a Smooth-LoRA into the UNet and check that every attention projection changed (Eq. 6: W0 + BA with BA != 0).
+    """Load a LoRA that changes every attention projection of the UNet (Eq. 6: W0 + BA with BA != 0), whole and at the file's strength.
 
-    Reads diffusers' LoRA files and the layout that the authors released, whose keys lack the `unet.` prefix: diffusers by itself ignores
-    those with a warning. After an error the pipeline computes what it did before.
+    See `lora_file` for the formats. Its layers of the text encoder, if any, go there. Afterwards it acts alone, enabled, whatever adapters
+    were loaded or disabled before. After an error the pipeline computes what it did before.
 
     Args:
         name_or_folder: a name from `list_adapters`, a folder with one safetensors file, or such a file.
 
     Raises:
         FileNotFoundError: there is no such adapter.
-        ValueError: a file that differs from its card, is no LoRA for this UNet, or leaves a projection unchanged.
+        ValueError: a file that differs from its card, is loaded already, is no LoRA for this pipeline (see `lora_file.read_lora`), or
+            leaves a projection or a layer that it names unchanged.
     """
-    file = adapter_file(name_or_folder)
-    adapter_name = re.sub(r"\W", "_", Path(name_or_folder).resolve().name.removesuffix(".safetensors"))  # PEFT allows no dots
-    others = set(getattr(pipe.unet, "peft_config", {}))
-    if adapter_name in others:
-        raise ValueError(f"adapter {adapter_name!r} is loaded already")
+    file, modules = adapter_file(name_or_folder), _modules(pipe)
+    content = file.read_bytes()
+    lora = _fitting_lora(file, content, modules)
+    name = Path(name_or_folder).resolve().name.removesuffix(".safetensors")
     try:
-        source = dict(weight_name=file.name, use_safetensors=True, return_lora_metadata=True)
-        weights, alphas, metadata = pipe.lora_state_dict(str(file.parent), **source)
-        weights = {key if key.startswith("unet.") else f"unet.{key}": weight for key, weight in weights.items()}
-        pipe.unet.load_lora_adapter(weights, prefix="unet", network_alphas=alphas, metadata=metadata, adapter_name=adapter_name)
-        unchanged = _unchanged_projections(pipe.unet, adapter_name)
-    except Exception as error:  # the libraries raise many kinds for a file that does not fit
-        _remove_adapter(pipe.unet, adapter_name, others)
-        raise ValueError(f"{file} is not a LoRA for this UNet: {str(error).splitlines()[0][:200]}") from error
-    if unchanged:
-        _remove_adapter(pipe.unet, adapter_name, others)
-        raise ValueError(f"{file} leaves {len(unchanged)} of the UNet's attention projections unchanged or not finite, e.g. {unchanged[0]}")
+        add_lora(modules, lora, re.sub(r"\W", "_", name), hashlib.sha256(content).hexdigest())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def check_adapter(target: "StableDiffusionPipeline | nn.Module | Mapping[str, nn.Module]", name_or_folder: str | Path) -> None:
+    """Raise what `load_adapter` would raise for this adapter and model, and change nothing.
+
+    Args:
+        target: a pipeline, a UNet, or {"unet": ..., "text_encoder": ...}. Only names, shapes and types of their weights count, so that
+            modules without storage do (`models.blank_modules`).
+
+    Raises:
+        FileNotFoundError, ValueError: as for `load_smooth_lora`; that an adapter is loaded already is no matter here.
+    """
+    file, modules = adapter_file(name_or_folder), _modules(target)
+    if file.name == DIFFERENCE:
+        check_difference(modules["unet"], file)
+    else:
+        _fitting_lora(file, file.read_bytes(), modules)
 
 
 def adapter_file(name_or_folder: str | Path) -> Path:
@@ -88,39 +100,21 @@ def adapter_file(name_or_folder: str | Path) -> Path:
     return files[0]
 
 
-def check_files(folder: Path, part: str = "") -> None:
-    """Raise unless every file whose name begins with `part` is the one in the card; only folders outside `data/models` may lack a card."""
-    card = read_card(folder)
-    if not card:
-        if folder.resolve().is_relative_to(paths.MODELS.resolve()):
-            raise ValueError(f"{folder} has no {CARD} with its files' hashes: restore it, or write it with smoothlib.cards")
-        return
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix in LOADED_SUFFIXES and file.name != CARD}
-    for name in sorted({*card.get("files", ()), *there}):
-        if name.startswith(part):
-            read_checked(folder, name)
+def _modules(target: "StableDiffusionPipeline | nn.Module | Mapping[str, nn.Module]") -> dict[str, nn.Module]:
+    """Component -> module, of those that a LoRA may have layers of."""
+    if isinstance(target, nn.Module):
+        return {"unet": target}
+    if not isinstance(target, Mapping):
+        target = {name: getattr(target, name, None) for name in ("unet", "text_encoder")}
+    return {name: module for name, module in target.items() if module is not None}
 
 
-def _unchanged_projections(unet: torch.nn.Module, adapter_name: str) -> list[str]:
-    """Names of the attention projections whose weight change BA is absent, zero or not finite."""
-    from diffusers.models.attention_processor import Attention
-    from peft.tuners.lora import LoraLayer
-
-    attentions = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
-    unchanged = []
-    for name in (f"{attention}.{projection}" for attention in attentions for projection in LORA_TARGET_MODULES):
-        layer = unet.get_submodule(name)
-        changed = isinstance(layer, LoraLayer) and adapter_name in layer.lora_A
-        if changed:
-            delta = layer.get_delta_weight(adapter_name)
-            changed = bool(delta.any() and delta.isfinite().all())
-        if not changed:
-            unchanged.append(name)
-    return unchanged
-
-
-def _remove_adapter(unet: torch.nn.Module, adapter_name: str, others: set[str]) -> None:
-    if not others:
-        unet.unload_lora()
-    elif adapter_name in unet.peft_config:
-        unet.delete_adapters(adapter_name)
+def _fitting_lora(file: Path, content: bytes, modules: Mapping[str, nn.Module]) -> Lora:
+    """The LoRA in the file, if it is one for these modules that changes all that it must."""
+    try:
+        lora = read_lora(file, content, modules)
+    except ValueError as error:
+        raise ValueError(f"{file} is not a LoRA for this UNet: {error}") from None
+    if unchanged := unchanged_layers(lora, modules):
+        raise ValueError(f"{file} leaves {unchanged}")
+    return lora

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from . import paths
 from .runs import atomic_write
 
 CARD = "card.json"
+LOADED_SUFFIXES = {".safetensors", ".json", ".txt"}  # what the libraries read from a model's folder
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -44,6 +47,40 @@ def read_checked(folder: Path, name: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != expected:
         raise ValueError(f"{file} is damaged or not the file that {CARD} records: restore it, its sha256 must be {expected}.")
     return content
+
+
+def check_files(folder: Path, part: str = "") -> None:
+    """Raise unless every file whose name begins with `part` is the one in the card; only folders outside `data/models` may lack a card.
+
+    Links are followed: what is reached through `data/models` belongs to it, wherever it lies.
+    """
+    card = read_card(folder)
+    if not card:
+        if _is_shipped(folder):
+            raise ValueError(f"{folder} has no {CARD} with its files' hashes: restore it, or write it with smoothlib.cards")
+        return
+    there = {name for name in _loaded_files(folder) if name != CARD}
+    for name in sorted({*card.get("files", ()), *there}):
+        if name.startswith(part):
+            read_checked(folder, name)
+
+
+def _is_shipped(folder: Path) -> bool:
+    """Does the folder lie in `data/models`, by its name or by where the links in its name lead?"""
+    places = (Path(os.path.abspath(folder)), folder.resolve())
+    return any(place.is_relative_to(root) for place in places for root in (Path(os.path.abspath(paths.MODELS)), paths.MODELS.resolve()))
+
+
+def _loaded_files(folder: Path) -> Iterator[str]:
+    """Relative paths of the files below `folder` that a library may read, also of those that a linked folder holds."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        where = os.path.realpath(place)
+        if where in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(where)
+        yield from (Path(place, name).relative_to(folder).as_posix() for name in names if Path(name).suffix in LOADED_SUFFIXES)
 
 
 def write_card(folder: Path, **facts: Any) -> dict[str, Any]:

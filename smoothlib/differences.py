@@ -1,9 +1,12 @@
 """Full fine-tunes as what they add to their base: one half-precision file that is applied like an adapter."""
 
+import hashlib
+import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .runs import atomic_write
@@ -46,16 +49,44 @@ def add_difference(module: nn.Module, file: Path) -> None:
     """Add the stored difference to the weights of `module`, in place; all is checked before anything changes.
 
     Raises:
-        ValueError: the file's names or shapes are not the module's, it holds a value that is not finite, or it changes nothing.
+        ValueError: as `check_difference`, or the same difference has been added before.
     """
-    difference, weights = safetensors.torch.load_file(file), module.state_dict()
+    content = file.read_bytes()
+    difference, identity = _checked_difference(module, file, content), hashlib.sha256(content).hexdigest()
+    added = getattr(module, "_added_differences", ())
+    if identity in added:
+        raise ValueError(f"{file} is loaded already: its difference would be added twice")
+    for name, weight in _own_weights(module).items():
+        weight.add_(difference[name].to(weight))
+    module._added_differences = (*added, identity)
+
+
+def check_difference(module: nn.Module, file: Path) -> None:
+    """Raise what `add_difference` would, and change nothing; the module's weights may be without storage.
+
+    Raises:
+        ValueError: the file is damaged, its names or shapes are not the module's, a value is not finite, or it changes nothing.
+    """
+    _checked_difference(module, file, file.read_bytes())
+
+
+def _checked_difference(module: nn.Module, file: Path, content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        difference, weights = dict(sorted(safetensors.torch.load(content).items())), _own_weights(module)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error})") from None
     _check_names(str(file), difference, weights)
-    if not all(tensor.isfinite().all() for tensor in difference.values()):
-        raise ValueError(f"{file} holds values that are not finite")
+    if wrong := [name for name, tensor in difference.items() if not tensor.to(weights[name].dtype).isfinite().all()]:
+        raise ValueError(f"{file} holds values that are not finite in {len(wrong)} of its weights, e.g. {wrong[0]}")
     if not any(tensor.any() for tensor in difference.values()):
         raise ValueError(f"{file} changes no weight")
-    for name, weight in weights.items():
-        weight.add_(difference[name].to(weight))
+    return difference
+
+
+def _own_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of `module` by their names without adapters, which PEFT puts around the layers."""
+    weights = module.state_dict()
+    return {name.replace(".base_layer.", "."): weight for name, weight in weights.items() if not re.search(r"\.lora_[A-Za-z_]+\.", name)}
 
 
 def _check_names(what: str, found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:

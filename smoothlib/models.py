@@ -4,8 +4,6 @@ Weights come from safetensors, never from pickles, and no remote code runs. What
 its card; what comes from the Hugging Face hub is pinned to a commit (downloads obey `HF_HUB_OFFLINE` and `HF_HOME`).
 """
 
-import contextlib
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -15,27 +13,29 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import paths
-from .adapters import LORA_TARGET_MODULES, adapter_file, check_files, list_adapters, load_adapter, load_smooth_lora
-from .cards import CARD, read_card
+from .adapters import LORA_TARGET_MODULES, adapter_file, check_adapter, list_adapters, load_adapter, load_smooth_lora
+from .cards import CARD, check_files, read_card
 from .differences import FILE as DIFFERENCE
 from .differences import add_difference
 from .diffusion import ddim_scheduler
+from .pipeline_hash import DECODER, pipeline_hash
 from .pipeline_kind import PIPELINE, check_pipeline_kind, not_runnable
+from .progress import no_library_bars
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 __all__ = [
-    "LORA_TARGET_MODULES", "adapter_file", "default_guidance_scale", "fingerprint", "image_size", "list_adapters", "list_fine_tunes",
-    "load_adapter", "load_pipeline", "load_smooth_lora", "load_vae",
+    "DECODER", "LORA_TARGET_MODULES", "adapter_file", "blank_modules", "check_adapter", "default_guidance_scale", "fingerprint",
+    "image_size", "list_adapters", "list_fine_tunes", "load_adapter", "load_pipeline", "load_smooth_lora", "load_vae",
 ]  # fmt: skip
 
 PAPER_GUIDANCE_SCALE = 7.5
 PINNED_REVISIONS = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-DECODER = ("decoder.", "post_quant_conv.")  # the autoencoder's weights behind the latents
 WITHOUT_CHECKER = dict(safety_checker=None, feature_extractor=None)
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}  # the libraries' file names
 
 
 def load_pipeline(
@@ -72,7 +72,7 @@ def load_pipeline(
 def _load_whole(name: str, dtype: torch.dtype, revision: str | None) -> "StableDiffusionPipeline":
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    with _no_progress_bars():
+    with no_library_bars():
         folder = _trusted_folder(name, revision)
         check_pipeline_kind(folder)
         options = dict(dtype=dtype, use_safetensors=True, local_files_only=True, requires_safety_checker=False, **WITHOUT_CHECKER)
@@ -85,15 +85,56 @@ def _load_whole(name: str, dtype: torch.dtype, revision: str | None) -> "StableD
 
 def _load_fine_tune(folder: Path) -> "StableDiffusionPipeline":
     """The base model that the folder's card names, in float32, plus the difference. The base's weights must be those of the training."""
-    check_files(folder)
-    base = read_card(folder).get("base")
-    if base is None:
-        raise ValueError(f"{folder} needs a {CARD} that names the base model and its fingerprint: restore it, or train the model again")
+    _whole_base(folder)  # the cards lead somewhere
+    base = read_card(folder)["base"]
     pipe = load_pipeline(base["model"])
     if fingerprint(pipe, decoder=False) != base["fingerprint"]:
         raise ValueError(f"{folder} is a fine-tune of other weights than those that {base['model']!r} has now: train it again")
     add_difference(pipe.unet, folder / DIFFERENCE)
     return pipe
+
+
+def _lineage(folder: Path | None) -> Iterator[Path]:
+    """The folder, its base's, the base's base's, as far as cards name them and the folders are here; None: no folder."""
+    passed: list[Path] = []
+    while folder is not None:
+        yield folder
+        passed.append(folder.resolve())
+        base = read_card(folder).get("base")
+        following = (_fine_tune(base["model"]) or _local_folder(base["model"], "model_index.json")) if base else None
+        if following is not None and following.resolve() in passed:
+            raise ValueError(f"the {CARD} of {folder} names {base['model']!r} as the base model, which is made from it: restore it")
+        folder = following
+
+
+def _whole_base(folder: Path) -> str:
+    """The name of the whole pipeline that this fine-tune and its bases begin with; the fine-tunes' files are checked."""
+    name = ""
+    for fine_tune in _lineage(folder):
+        if not (fine_tune / DIFFERENCE).is_file():
+            break
+        check_files(fine_tune)
+        base = read_card(fine_tune).get("base")
+        if base is None:
+            raise ValueError(f"{fine_tune} needs a {CARD} that names the base model and its fingerprint: restore it, or train it again")
+        name = base["model"]
+    return name
+
+
+def blank_modules(name: str = "mini", *, revision: str | None = None) -> dict[str, torch.nn.Module]:
+    """{"unet": ..., "text_encoder": ...} of the pipeline that `name` means, without storage: what `check_adapter` needs, at once.
+
+    Arguments and errors are those of `load_pipeline`; no weights are read, but a hub id's files are downloaded where the cache lacks them.
+    """
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    fine_tune = _fine_tune(name)
+    with no_library_bars(), torch.device("meta"):
+        folder = _trusted_folder(name if fine_tune is None else _whole_base(fine_tune), revision)
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(str(folder), subfolder="unet"))
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(str(folder), subfolder="text_encoder", local_files_only=True))
+    return {"unet": unet, "text_encoder": text_encoder}
 
 
 def load_vae(
@@ -105,7 +146,7 @@ def load_vae(
     """
     from diffusers import AutoencoderKL
 
-    with _no_progress_bars():
+    with no_library_bars():
         folder = _trusted_folder(name, revision, needed="vae/config.json", part="vae/") / "vae"
         vae = AutoencoderKL.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True)
     return vae.to(device)
@@ -113,18 +154,15 @@ def load_vae(
 
 def default_guidance_scale(name: str = "mini") -> float:
     """The guidance scale w that the model's card recommends, or its base's; 7.5, the paper's, where there is no card."""
-    folder = _fine_tune(name) or _local_folder(name, "model_index.json")
-    card = read_card(folder) if folder else {}
-    if "guidance_scale" not in card and "base" in card:
-        return default_guidance_scale(card["base"]["model"])
-    return float(card.get("guidance_scale", PAPER_GUIDANCE_SCALE))
+    lineage = _lineage(_fine_tune(name) or _local_folder(name, "model_index.json"))
+    known = (card["guidance_scale"] for card in map(read_card, lineage) if "guidance_scale" in card)
+    return float(next(known, PAPER_GUIDANCE_SCALE))
 
 
 def image_size(name: str = "mini") -> int:
     """Side in pixels of the images that a pipeline was made for, from its configuration files; `name` and errors as in `load_pipeline`."""
     fine_tune = _fine_tune(name)
-    if fine_tune is not None and "base" in read_card(fine_tune):
-        return image_size(read_card(fine_tune)["base"]["model"])
+    name = name if fine_tune is None else _whole_base(fine_tune)
     folder = _trusted_folder(name, None, needed="unet/config.json", part="unet/config.json")
     check_files(folder, "vae/config.json")
     unet, vae = (json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
@@ -145,30 +183,31 @@ def fingerprint(pipe_or_name: "StableDiffusionPipeline | str", *, decoder: bool 
     `decoder=False` leaves the autoencoder's decoder out: what remains determines the latents, and so what a fine-tune was trained on.
     """
     pipe = load_pipeline(pipe_or_name) if isinstance(pipe_or_name, str) else pipe_or_name
-    digest = hashlib.sha256()
-    for part in ("unet", "vae", "text_encoder"):
-        module = getattr(pipe, part)
-        config = module.config if isinstance(module.config, dict) else module.config.to_dict()
-        digest.update(f"{part} {_canonical(config)} {_adapter_state(module)}".encode())
-        for key, tensor in sorted(module.state_dict().items()):
-            if part == "vae" and not decoder and key.startswith(DECODER):
-                continue
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    digest.update(f"{type(pipe.scheduler).__name__} {_canonical(pipe.scheduler.config)}".encode())
-    tokenizer = json.loads(pipe.tokenizer.backend_tokenizer.to_str())
-    rules = {key: tokenizer[key] for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}  # not padding, which calls change
-    digest.update(f"{pipe.tokenizer.model_max_length} {json.dumps(rules, sort_keys=True)}".encode())
-    return digest.hexdigest()
+    return pipeline_hash(pipe, decoder=decoder)
 
 
 def _trusted_folder(name: str, revision: str | None, *, needed: str = "model_index.json", part: str = "") -> Path:
     """The folder that `name` means, its files (those whose names begin with `part`) checked; a hub id's is pinned by its commit."""
     folder = _local_folder(name, needed)
     if folder is None:
-        return _download(name, revision)
-    check_files(folder, part)
+        folder = _download(name, revision)
+    else:
+        check_files(folder, part)
+    _check_variants(folder, part)
     return folder
+
+
+def _check_variants(folder: Path, part: str) -> None:
+    """Raise FileNotFoundError where a component (those whose names begin with `part`) has its weights as a variant (".fp16") only."""
+    for component, stem in WEIGHTS.items():
+        place = folder / component
+        whole = any((place / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json"))
+        variants = sorted(file.name for file in place.glob(f"{stem}.*.safetensors") if "-of-" not in file.name)
+        if variants and not whole and f"{component}/".startswith(part):
+            raise FileNotFoundError(
+                f"{place} has its weights as the variant {variants[0]} only: rename it {stem}.safetensors, and so in each component; "
+                "load_pipeline converts weights to the dtype that it is asked for"
+            )
 
 
 def _named_folder(name: str) -> Path:
@@ -190,6 +229,11 @@ def _local_folder(name: str, needed: str) -> Path | None:
         if not (folder / needed).is_file():
             raise FileNotFoundError(f"{folder} has no {needed}: it is not the folder of a diffusers pipeline")
         return folder
+    if Path(name).suffix in (".safetensors", ".ckpt"):
+        raise ValueError(
+            f"name is {name!r}, but must be a model in {paths.MODELS}, a folder with a diffusers pipeline or a hub id: make a folder of a "
+            "single file once, with `StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`"
+        )
     if "/" not in name:
         raise FileNotFoundError(
             f"the model {name!r} is not in {paths.MODELS}: restore the folder from the repository, train it with "
@@ -223,32 +267,3 @@ def _download(name: str, revision: str | None) -> Path:
             "put them in one folder, and pass that folder's path as the model"
         ) from None
     raise not_runnable(hub_id, index)
-
-
-def _adapter_state(module: torch.nn.Module) -> str:
-    """Which adapters act on each layer, and how strongly; their weights are in the state dict."""
-    layers = ((name, layer) for name, layer in module.named_modules() if hasattr(layer, "lora_A") and hasattr(layer, "scaling"))
-    return json.dumps([[name, layer.disable_adapters, list(layer.active_adapters), layer.scaling] for name, layer in layers])
-
-
-def _canonical(config: dict) -> str:
-    """A configuration as text, without the private entries that record where it was loaded from and by which version."""
-    ignored = {"transformers_version", "dtype", "torch_dtype", "architectures"}
-    kept = {key: value for key, value in config.items() if not key.startswith("_") and key not in ignored}
-    return json.dumps(kept, sort_keys=True, default=str)
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """The libraries' bars for loading a handful of files say nothing and would be stored in notebooks."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    libraries = [library for library in (diffusers.utils.logging, transformers.utils.logging) if library.is_progress_bar_enabled()]
-    for library in libraries:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in libraries:
-            library.enable_progress_bar()

@@ -46,3 +46,19 @@ class _NotebookLine:
 
     def flush(self) -> None:
         pass
+
+
+@contextmanager
+def no_library_bars() -> Iterator[None]:
+    """The libraries' bars for loading a handful of files say nothing and would be stored in notebooks."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    libraries = [library for library in (diffusers.utils.logging, transformers.utils.logging) if library.is_progress_bar_enabled()]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.enable_progress_bar()

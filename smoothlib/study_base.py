@@ -62,7 +62,7 @@ class BaseStudy:
 
     def check_adapters(self, adapters: Sequence[str | None], model: str) -> None:
         """Raises ConfigurationError where an adapter for this model is not there."""
-        check_adapters(adapters)
+        check_adapters(adapters, model)
 
     def measure_all(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
         """By label what `run` gives, one for each of the row's adapters; a pipeline is loaded once for all rows that use it."""

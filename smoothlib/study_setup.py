@@ -21,12 +21,19 @@ def chosen_adapters(adapters: Sequence[str] | None) -> tuple[str, ...]:
     return tuple({"smooth"} & set(models.list_adapters())) if adapters is None else tuple(adapters)
 
 
-def check_adapters(names: Iterable[str | None]) -> None:
-    """Is each adapter there (None: the base model), and is it the file that its card records? Before hours of work."""
+def check_adapters(names: Iterable[str | None], model: str) -> None:
+    """Is each adapter there (None: the base model), the file that its card records, and one for `model`? Before hours of work.
+
+    Files, entries, shapes and values are looked at; no weight of the model is read.
+
+    Raises:
+        ConfigurationError: the first adapter that `models.load_adapter` would refuse.
+    """
+    adapters = list(dict.fromkeys(name for name in names if name))
     with errors_in_one_sentence():
-        for name in names:
-            if name:
-                models.adapter_file(name)
+        modules = models.blank_modules(model) if adapters else {}
+        for adapter in adapters:
+            models.check_adapter(modules, adapter)
 
 
 @contextlib.contextmanager

@@ -5,52 +5,31 @@ import shutil
 
 import pytest
 import torch
+from lora_files import diffusers_key, entries, peft_key, projections, released_key, text_layers, write_adapter
+from lora_files import low_rank as low_rank_of
 from safetensors.torch import load_file, save_file
 from tiny import assert_one_sentence, generate, noise, ship_tiny_pipeline, tiny_pipeline
 
 from smoothlib import paths
 from smoothlib.cards import write_card
-from smoothlib.models import LORA_TARGET_MODULES, fingerprint, list_adapters, load_pipeline, load_smooth_lora
+from smoothlib.differences import save_difference
+from smoothlib.models import fingerprint, list_adapters, load_adapter, load_pipeline, load_smooth_lora
 
 
-def projections(unet):
-    """Names of the attention projections, found by their names alone."""
-    ends = tuple(f".{attention}.{projection}" for attention in ("attn1", "attn2") for projection in LORA_TARGET_MODULES)
-    return [name for name, _ in unet.named_modules() if name.endswith(ends)]
-
-
-def low_rank(pipe, rank=2):
-    """projection name -> (A, B), random."""
-    shapes = {name: pipe.unet.get_submodule(name).weight.shape for name in projections(pipe.unet)}
-    return {
-        name: (0.3 * noise(rank, width, seed=2 * i), 0.3 * noise(height, rank, seed=2 * i + 1))
-        for i, (name, (height, width)) in enumerate(shapes.items())
-    }
+def low_rank(pipe):
+    return low_rank_of(pipe.unet, projections(pipe.unet))
 
 
 def peft_format(factors):
-    return {f"unet.{name}.lora_{part}.weight": w for name, pair in factors.items() for part, w in zip("AB", pair, strict=True)}
+    return entries(factors, peft_key)
 
 
 def diffusers_format(factors):
-    parts = ("down", "up")
-    return {f"unet.{name}.lora.{part}.weight": w for name, pair in factors.items() for part, w in zip(parts, pair, strict=True)}
+    return entries(factors, diffusers_key)
 
 
 def released_format(factors):
-    """The authors' file: attention processors' keys, without the `unet.` prefix."""
-    weights = {}
-    for name, pair in factors.items():
-        attention, projection = name.replace("to_out.0", "to_out").rsplit(".", 1)
-        for part, w in zip(("down", "up"), pair, strict=True):
-            weights[f"{attention}.processor.{projection}_lora.{part}.weight"] = w
-    return weights
-
-
-def write_adapter(folder, weights):
-    folder.mkdir(parents=True)
-    save_file({key: w.contiguous() for key, w in weights.items()}, folder / "pytorch_lora_weights.safetensors")
-    return folder
+    return entries(factors, released_key)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +88,9 @@ def no_lora(factors):
 @pytest.mark.parametrize(
     "stored, message",
     [
-        (without_one_projection, "leaves 1 of the UNet's attention projections unchanged or not finite, e.g. down_blocks.0"),
+        (without_one_projection, "leaves 1 of the UNet's attention projections unchanged, e.g. down_blocks.0"),
         (with_a_zero, "leaves 1 of the UNet's attention projections unchanged"),
-        (with_a_nan, "leaves 1 of the UNet's attention projections unchanged or not finite"),
+        (with_a_nan, "is not a LoRA for this UNet: its entry down_blocks.0.*to_q_lora.up.weight is not finite"),
         (of_another_width, "is not a LoRA for this UNet: "),
         (of_another_model, "is not a LoRA for this UNet: "),
         (no_lora, "is not a LoRA for this UNet: "),
@@ -185,3 +164,111 @@ def test_the_fingerprint_follows_the_adapter_and_its_strength(base, tmp_path):
     pipe.disable_lora()
     prints.append(fingerprint(pipe))
     assert len(set(prints)) == 4
+
+
+# Names, repetition, order ---------------------------------------------------------------------------------------------------------
+
+
+NAMES = [
+    "train",
+    "float",
+    "half",
+    "cpu",
+    "type",
+    "weight",
+    "to_q",
+    "lora_A",
+    "lora#2",
+    "a$x$",
+    "base",
+    "größe",
+    "蓝",
+    "v1.5",
+    "my lora",
+    "1",
+    "-",
+]
+
+
+def test_a_folder_may_have_any_name(base, tmp_path):
+    """Also names that PEFT's containers use themselves."""
+    weights, first = peft_format(low_rank(base)), None
+    for name in NAMES:
+        pipe = tiny_pipeline()
+        load_smooth_lora(pipe, write_adapter(tmp_path / name, weights))
+        first = generate(pipe) if first is None else first
+        assert torch.equal(generate(pipe), first), name
+        (used,) = pipe.get_active_adapters()
+        pipe.set_adapters(used, 0.0)
+        torch.testing.assert_close(generate(pipe), generate(base))
+    assert (first - generate(base)).abs().max() > 0.01
+
+
+def test_adapters_of_one_folder_name_are_told_apart(base, tmp_path):
+    pipe, factors = tiny_pipeline(), low_rank(base)
+    load_smooth_lora(pipe, write_adapter(tmp_path / "x" / "smooth", peft_format(factors)))
+    one = generate(pipe)
+    twice = {name: (a, 2 * b) for name, (a, b) in factors.items()}
+    load_smooth_lora(pipe, write_adapter(tmp_path / "y" / "smooth", peft_format(twice)))
+    assert (generate(pipe) - one).abs().max() > 0.01
+    assert len(pipe.get_active_adapters()) == 1 and len(pipe.get_list_adapters()["unet"]) == 2
+    pipe.set_adapters("smooth")
+    assert torch.equal(generate(pipe), one)
+
+
+def test_the_same_adapter_twice_is_refused_under_any_name(base, tmp_path):
+    pipe = tiny_pipeline()
+    folder = write_adapter(tmp_path / "one", peft_format(low_rank(base)))
+    load_smooth_lora(pipe, folder)
+    one = fingerprint(pipe)
+    shutil.copytree(folder, tmp_path / "other")
+    for again in (folder, tmp_path / "other", folder / "pytorch_lora_weights.safetensors"):
+        with pytest.raises(ValueError, match="adapter 'one' is loaded already") as raised:
+            load_adapter(pipe, again)
+        assert_one_sentence(raised)
+    assert fingerprint(pipe) == one
+    pipe.unload_lora_weights()
+    load_adapter(pipe, folder)
+    assert fingerprint(pipe) == one
+
+
+def test_a_full_difference_twice_is_refused(base, tmp_path):
+    trained = tiny_pipeline()
+    trained.unet.conv_in.weight.data += 0.1 * noise(*trained.unet.conv_in.weight.shape)
+    save_difference(trained.unet, base.unet, tmp_path / "full")
+    pipe = tiny_pipeline()
+    load_adapter(pipe, tmp_path / "full")
+    once = fingerprint(pipe)
+    with pytest.raises(ValueError, match="is loaded already: its difference would be added twice") as raised:
+        load_adapter(pipe, tmp_path / "full")
+    assert_one_sentence(raised)
+    assert fingerprint(pipe) == once
+
+
+def test_a_difference_and_a_lora_go_onto_one_unet_in_either_order(base, tmp_path):
+    trained = tiny_pipeline()
+    trained.unet.conv_in.weight.data += 0.1 * noise(*trained.unet.conv_in.weight.shape)
+    save_difference(trained.unet, base.unet, tmp_path / "full")
+    factors = low_rank_of(base.unet, ["conv_in", *projections(base.unet)])
+    write_adapter(tmp_path / "lora", peft_format(factors))
+    first, second = tiny_pipeline(), tiny_pipeline()
+    for pipe, order in ((first, ("full", "lora")), (second, ("lora", "full"))):
+        for name in order:
+            load_adapter(pipe, tmp_path / name)
+    assert torch.equal(generate(first), generate(second))
+
+
+@pytest.mark.parametrize("disable", ["disable_lora", "disable_adapters"])
+def test_an_adapter_acts_alone_whatever_was_loaded_or_disabled_before(base, tmp_path, disable):
+    """The first has a half for the text encoder, the second none."""
+    text = low_rank_of(base.text_encoder, text_layers(base.text_encoder))
+    first = peft_format(low_rank(base)) | entries(text, peft_key, component="text_encoder")
+    write_adapter(tmp_path / "first", first)
+    write_adapter(tmp_path / "second", released_format({name: (2 * a, b) for name, (a, b) in low_rank(base).items()}))
+    pipe, alone = tiny_pipeline(), tiny_pipeline()
+    load_adapter(pipe, tmp_path / "first")
+    getattr(pipe.unet, disable)()
+    load_adapter(pipe, tmp_path / "second")
+    load_adapter(alone, tmp_path / "second")
+    assert torch.equal(generate(pipe), generate(alone))
+    assert (generate(alone) - generate(base)).abs().max() > 0.01

@@ -1,7 +1,5 @@
 """What the notebooks of Figures 3, 4, 7 and 9 share: images by seed, adapters by name, rows, record and pictures on the shipped model."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from smoothlib import datasets, models, pair_walks, paths, results
@@ -33,7 +31,7 @@ def reconstruction_study(**changes):
 
 def smooth_is_there(monkeypatch):
     monkeypatch.setattr(models, "list_adapters", lambda: ["plain", "smooth"])
-    monkeypatch.setattr(models, "adapter_file", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(models, "check_adapter", lambda modules, name: None)
 
 
 def test_rows_of_pairs_become_a_record_and_a_picture(monkeypatch):

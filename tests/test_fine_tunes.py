@@ -10,7 +10,17 @@ from tiny import assert_one_sentence, generate, noise, ship_tiny_pipeline, tiny_
 from smoothlib import paths
 from smoothlib.cards import write_card
 from smoothlib.differences import FILE, save_difference
-from smoothlib.models import LORA_TARGET_MODULES, default_guidance_scale, fingerprint, list_adapters, list_fine_tunes, load_pipeline
+from smoothlib.models import (
+    LORA_TARGET_MODULES,
+    blank_modules,
+    check_adapter,
+    default_guidance_scale,
+    fingerprint,
+    list_adapters,
+    list_fine_tunes,
+    load_adapter,
+    load_pipeline,
+)
 
 
 def changed_unet():
@@ -111,3 +121,27 @@ def test_a_difference_without_a_base_or_damaged_is_named(oil):
     with pytest.raises(ValueError, match=r"mini-oil needs a card\.json that names the base model") as raised:
         load_pipeline("mini-oil")
     assert_one_sentence(raised)
+
+
+def test_cards_that_lead_in_a_circle_are_named(oil):
+    write_card(oil, base={"model": "mini-oil", "fingerprint": ""})
+    for ask in (load_pipeline, default_guidance_scale, blank_modules):
+        with pytest.raises(ValueError, match=r"the card\.json of .*mini-oil names 'mini-oil' as the base model") as raised:
+            ask("mini-oil")
+        assert_one_sentence(raised)
+
+
+def test_the_difference_of_a_fine_tune_is_checked_without_weights(oil):
+    assert {name: weight.shape for name, weight in blank_modules("mini-oil")["unet"].state_dict().items()} == {
+        name: weight.shape for name, weight in tiny_pipeline().unet.state_dict().items()
+    }
+    check_adapter(blank_modules("mini"), oil)
+    difference = load_file(oil / FILE)
+    difference["conv_in.bias"][0] = float("nan")
+    save_file(difference, oil / FILE)
+    write_card(oil)
+    pipe = load_pipeline("mini")
+    for refuse in (lambda: check_adapter(blank_modules("mini"), oil), lambda: load_adapter(pipe, oil)):
+        with pytest.raises(ValueError, match=r"holds values that are not finite in 1 of its weights, e\.g\. conv_in\.bias") as raised:
+            refuse()
+        assert_one_sentence(raised)

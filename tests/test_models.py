@@ -11,7 +11,7 @@ from tiny import assert_one_sentence, generate, ship_tiny_pipeline, tiny_pipelin
 from transformers import CLIPTokenizer
 
 from smoothlib import paths
-from smoothlib.models import default_guidance_scale, fingerprint, load_pipeline, load_vae
+from smoothlib.models import blank_modules, default_guidance_scale, fingerprint, load_pipeline, load_vae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -72,6 +72,8 @@ def test_the_default_guidance_scale_is_the_cards_or_the_papers(mini, saved):
         ("a/b/c", ValueError, "name must be a model in .* not 'a/b/c'"),
         ("someone/model", ValueError, "'someone/model' is not a folder here, .* revision must be its commit of 40 hex digits .* not ''"),
         ("someone/model@main", ValueError, "not 'main'"),
+        ("models/x.safetensors", ValueError, "name is 'models/x.safetensors', but must be .*from_single_file"),
+        ("x.safetensors", ValueError, "name is 'x.safetensors', but must be .* a folder with a diffusers pipeline"),
     ],
 )
 def test_a_name_that_means_nothing_is_one_sentence(mini, name, kind, message):
@@ -110,6 +112,50 @@ def test_pickled_weights_are_never_opened(saved, tmp_path):
     torch.save(tiny_pipeline().unet.state_dict(), folder / "unet/diffusion_pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load_pipeline(str(folder))
+
+
+def test_weights_that_are_there_as_a_variant_only_are_named_with_the_remedy(saved, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(saved, folder)
+    files = {"unet": "diffusion_pytorch_model", "text_encoder": "model"}
+    for component, stem in files.items():
+        (folder / component / f"{stem}.safetensors").rename(folder / component / f"{stem}.fp16.safetensors")
+    for load in (load_pipeline, blank_modules):
+        with pytest.raises(FileNotFoundError, match=r"unet has its weights as the variant diffusion_pytorch_model\.fp16\.saf") as raised:
+            load(str(folder))
+        assert_one_sentence(raised)
+    assert load_vae(str(folder)).config.scaling_factor == 0.7
+    for component, stem in files.items():  # the remedy
+        (folder / component / f"{stem}.fp16.safetensors").rename(folder / component / f"{stem}.safetensors")
+    assert fingerprint(str(folder)) == fingerprint(str(saved))
+
+
+def test_a_link_out_of_the_models_does_not_escape_their_cards(mini, saved):
+    (mini.parent / "linked").symlink_to(saved)
+    with pytest.raises(ValueError, match=r"linked has no card\.json with its files' hashes") as raised:
+        load_pipeline("linked")
+    assert_one_sentence(raised)
+    assert load_pipeline(str(saved)).unet is not None
+    shutil.rmtree(mini / "unet")
+    (mini / "unet").symlink_to(saved / "unet")
+    assert fingerprint("mini") == fingerprint(str(saved))  # the files that the card records, elsewhere
+    (saved / "unet" / "notes.txt").write_text("more")
+    try:
+        with pytest.raises(ValueError, match=r"unet/notes\.txt is not listed in card\.json"):
+            load_pipeline("mini")
+    finally:
+        (saved / "unet" / "notes.txt").unlink()
+
+
+def test_blank_modules_have_the_pipelines_shapes_and_no_weights(mini):
+    state = torch.random.get_rng_state()
+    modules, pipe = blank_modules(), tiny_pipeline()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert modules.keys() == {"unet", "text_encoder"}
+    for name, module in modules.items():
+        weights = getattr(pipe, name).state_dict()
+        assert {key: weight.shape for key, weight in module.state_dict().items()} == {key: weight.shape for key, weight in weights.items()}
+        assert all(weight.is_meta for weight in module.parameters())
 
 
 # The autoencoder alone ------------------------------------------------------------------------------------------------------------

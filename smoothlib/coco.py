@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .datasets import to_tensor
-from .items import Item
+from .items import Item, to_tensor
 from .listings import ListingError, inside, parse_json, read_text
 from .pictures import read_picture
 

@@ -13,14 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from . import paths
 from .cards import read_card, read_checked
-from .items import Item, Split, check_ids, drawn, noise_seed, seeded_choice
+from .items import Item, Split, check_ids, drawn, noise_seed, seeded_choice, to_tensor
 from .pictures import square
-from .pixels import from_uint8, to_uint8
+from .pixels import to_uint8
 
 __all__ = [
     "SPLITS", "Item", "ScenePair", "SceneSplit", "Split", "check_ids", "drawn", "load_items", "load_pairs", "load_scenes", "load_split",
@@ -48,11 +47,6 @@ class SceneSplit:
     def item(self, index: int) -> Item:
         """Image `index` as an item."""
         return Item(self.records[index]["id"], to_tensor(self.images[index]), self.records[index]["caption"])
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in [-1, 1]."""
-    return from_uint8(image).permute(2, 0, 1)
 
 
 def scene_file(name: str) -> Path:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from .pixels import from_uint8
+
 NOISE_SEEDS = 1_000_000  # to each seed of a run; no data set here is larger
 
 
@@ -21,6 +23,11 @@ class Item:
     id: str
     image: torch.Tensor
     caption: str
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) float32 in [-1, 1]."""
+    return from_uint8(image).permute(2, 0, 1)
 
 
 class Split(Protocol):

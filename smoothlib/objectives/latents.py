@@ -14,7 +14,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from .. import paths
-from ..datasets import load_scenes, to_tensor
+from ..datasets import load_scenes
+from ..items import to_tensor
 from ..listings import inside, json_lines
 from ..models import DECODER
 from ..pictures import examine, read_picture

@@ -9,6 +9,7 @@
 #   make unit            the tests in tests/
 #   make notebooks       every notebook with the small settings of configs/smoke
 #   make record          keep a finished run of `make NAME`: its outputs in notebooks/, its record in data/results; then `make refresh`
+#   make keep            the same without `make refresh`
 #   make results         record every page whose code, settings, weights or data have changed, then `make refresh`: hours on a CPU, resumable
 #   make retrain         print how all that ships is trained anew, from the scenes on; YES=1 does it: a day on a CPU, resumable
 #   make refresh         run summary and status again and keep them; let tables and README show the records
@@ -25,7 +26,10 @@
 #   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
 #   NAME=train_base      the notebook that `make record` keeps (table2_recon)
-#   ONLY="table1_istd"   the pages that `make results` looks at (all); PLAN=1: only print what it would do; ALL=1: current pages too
+#   ONLY="table1_istd"   the pages that `make results` looks at (all)
+#   PLAN=1               `make results` only prints what it would do
+#   ALL=1                `make results` records current pages too
+#   YES=1                `make retrain` begins; without it the stages are printed
 #   FROM=decoder         the stage that `make retrain` begins with (scenes)
 #   OPEN=                the program that opens the page of `make reproduce`; empty: none
 
@@ -35,6 +39,11 @@ PRESET ?=
 NAME ?= table2_recon
 REUSE ?=
 ARGS ?=
+ONLY ?=
+PLAN ?=
+ALL ?=
+FROM ?=
+YES ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

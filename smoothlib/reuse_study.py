@@ -39,8 +39,6 @@ Measured = Mapping[str, Sequence[runs.Result]]  # row -> walk of each prompt
 class ReuseStudy(BaseStudy):
     """The prompts, and two `rows` for each of `checkpoints` (None: mini and its fine-tunes): without and with the adapter.
 
-    There are no rows where the default adapter or the fine-tunes have not been trained yet.
-
     Args:
         cfg: a configuration with `PARAMETERS`.
 
@@ -53,21 +51,17 @@ class ReuseStudy(BaseStudy):
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
-        fine_tunes = models.list_fine_tunes()
-        checkpoints = cfg.checkpoints if cfg.checkpoints is not None else ("mini", *fine_tunes) if fine_tunes else ()
-        if cfg.adapter == "smooth" and cfg.adapter not in models.list_adapters():
-            checkpoints = ()
-        titles = checkpoint_titles(checkpoints)
-        self.rows = [
-            Row(f"{title} + {Path(adapter).name}" if adapter else title, (adapter,), model=checkpoint)
-            for checkpoint, title in titles.items()
-            for adapter in (None, cfg.adapter)
-        ]
-        if self.rows:
-            self.check(self.rows)
+        checkpoints = cfg.checkpoints if cfg.checkpoints is not None else ("mini", *models.list_fine_tunes())
         with errors_in_one_sentence():
             for checkpoint in checkpoints:
                 models.default_guidance_scale(checkpoint)  # is it there?
+        self.rows = [
+            Row(f"{title} + {Path(adapter).name}" if adapter else title, (adapter,), model=checkpoint)
+            for checkpoint, title in checkpoint_titles(checkpoints).items()
+            for adapter in (None, cfg.adapter)
+        ]
+        self.check(self.rows)
+        with errors_in_one_sentence():
             if cfg.captions:
                 self.prompts = walks.walk_prompts_of(cfg.captions, cfg.seed)
             else:

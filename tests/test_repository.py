@@ -193,6 +193,9 @@ def test_commands_named_in_the_documents_exist():
 
 
 TARGETS = (
+    "keep",
+    "results",
+    "retrain",
     "help",
     "env",
     "reproduce",

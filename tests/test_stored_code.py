@@ -106,6 +106,13 @@ def test_the_code_of_a_procedure_is_what_its_module_imports():
     assert {"training", "regularizer", staleness.OUTSIDE} <= own.keys() and own != code_of(lambda items: items)
 
 
+def test_an_edit_reaches_the_procedures_that_import_it_and_no_others(edit):
+    names = ("reconstruction", "walks", "generation")
+    before = {name: modules_behind(name, "runs") for name in names}
+    edit(inversion=staleness._all_sources()["inversion"].replace("z", "y"))
+    assert [modules_behind(name, "runs") == before[name] for name in names] == [False, False, True]
+
+
 def test_a_copied_file_is_not_taken_for_another_item_run_or_code(tmp_path, edit):
     first = run([1, 2], Procedure(1.0), tmp_path)
     one, two = sorted(tmp_path.glob("test/*/*/*.npz"), key=lambda file: runs.item_key(2) == file.stem)

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from peft import LoraConfig, get_peft_model_state_dict
+from diffusers import AutoencoderKL
+from peft import LoraConfig
 from torch import Tensor
 
 from .. import mini
@@ -21,9 +20,9 @@ from ..differences import FRACTION_BITS, save_difference
 from ..diffusion import predict_x0
 from ..models import LORA_TARGET_MODULES, fingerprint, image_size, load_pipeline, load_vae
 from ..regularizer import StepwiseVariation, Variation
-from ..runs import atomic_write
 from .base import Draws, Objective, known_options
 from .latents import FolderLatents, SceneLatents
+from .saving import save_lora, save_pipeline
 
 FEED_FORWARD = ("proj_in", "proj_out", "proj", "net.2")
 CONVOLUTIONS = ("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "time_emb_proj")  # the last: what they add of the time
@@ -33,14 +32,6 @@ SNR_WEIGHTS = {  # min-SNR weight of the network's own target: its error is that
     "v_prediction": lambda snr, clipped: clipped / (snr + 1),
     "sample": lambda snr, clipped: clipped,
 }
-
-
-def forget_origin(folder: Path) -> None:
-    """Remove the path that diffusers writes into the configuration of a module that was loaded from a folder."""
-    for file in folder.glob("*/config.json"):
-        config = json.loads(file.read_text())
-        if config.pop("_name_or_path", None) is not None:
-            atomic_write(file, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 class DenoisingObjective(Objective):
@@ -278,27 +269,13 @@ class DenoisingObjective(Objective):
         """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the
         difference to the base, which the card names (`models.load_adapter` and, as a model of its own, `models.load_pipeline` read it).
 
-        UNet and LoRA are stored in half precision, which halves the largest files; diffusers loads them as float32. The text encoder stays
-        in float32, because transformers would keep it in the precision of its file.
+        See `saving` for the precision of each.
         """
         if self.trainable == "lora":
-            # PEFT's keys, which diffusers reads; its own conversion renames the attention's alone and so leaves a mixture that it misreads
-            layers = {name: weight.half() for name, weight in get_peft_model_state_dict(self.unet).items()}
-            StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
-            return
-        if self.trainable == "unet":
+            save_lora(self.unet, folder)
+        elif self.trainable == "unet":
             save_difference(self.unet, self._base[0], folder, self.fraction_bits)
             write_card(folder, base={"model": self.pipeline, "fingerprint": self.origin})
-            return
-        pipe = StableDiffusionPipeline(
-            vae=self._vae[0],
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=copy.deepcopy(self.unet).half(),
-            scheduler=self.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipe.save_pretrained(folder)
-        forget_origin(folder)
+        else:
+            parts = dict(text_encoder=self.text_encoder, tokenizer=self.tokenizer, scheduler=self.scheduler)
+            save_pipeline(folder, vae=self._vae[0], unet=self.unet, **parts)

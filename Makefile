@@ -84,7 +84,7 @@ $(NOTEBOOKS): %: preset-% env
 
 reproduce: table2_recon
 	@echo
-	@$(BIN)/python -m smoothlib.results show out/table2_recon.json
+	@$(BIN)/python -m companion.evidence show out/table2_recon.json
 	@echo
 	@echo "Page:     out/table2_recon.html"
 	@echo "Notebook: out/table2_recon.ipynb"

@@ -14,18 +14,18 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from smoothlib import datasets
+from companion.data import load as datasets
+from companion.evidence.statistics import mean_interval
+from companion.judges.features import ImageNetFeatures
+from companion.training.objectives.autoencoder import encoder_hash
+from companion.weights.pipelines import load_vae
 from smoothlib.metrics import (
     LearnedPerceptualImagePatchSimilarity,
     PeakSignalNoiseRatio,
     StructuralSimilarity,
     frechet_distance_from_features,
 )
-from smoothlib.metrics.features import ImageNetFeatures
-from smoothlib.models import load_vae
-from smoothlib.objectives.autoencoder import encoder_hash
 from smoothlib.pixels import from_uint8, to_uint8
-from smoothlib.statistics import mean_interval
 
 ENLARGED = 10  # times, in the crops of the sheet
 METRICS = {

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smoothlib.directional import FORMER_DIFFERENCES
-from smoothlib.provenance import machine
-from smoothlib.regularizer import StepwiseVariation
+from companion.base.machine import machine
+from smoothlib.regularizer.gradients import FORMER_DIFFERENCES
+from smoothlib.regularizer.variation import StepwiseVariation
 
 from .real_samples import Samples, in_float64, lora_unet, real_samples, trained_parameters
 

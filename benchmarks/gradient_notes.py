@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from smoothlib import models, paths
-from smoothlib.cards import read_card, write_card
-from smoothlib.directional import FORMER_DIFFERENCES
+from companion.base import paths
+from companion.weights import pipelines as models
+from companion.weights.cards import read_card, write_card
+from smoothlib.regularizer.gradients import FORMER_DIFFERENCES
 
 from .gradient_error import error, gradient_of
 from .real_samples import lora_unet, real_samples

@@ -10,11 +10,13 @@ import time
 
 import torch
 
-from smoothlib import datasets, models, runs
-from smoothlib.generation import initial_noise
-from smoothlib.provenance import machine
+from companion.base.machine import machine
+from companion.data import load as datasets
+from companion.runs import runs
+from companion.studies.smoothness.generation import initial_noise
+from companion.studies.smoothness.walks import LatentWalk, walk_prompts_from
+from companion.weights import pipelines as models
 from smoothlib.sampling import decode_latents, encode_prompts
-from smoothlib.walks import LatentWalk, walk_prompts_from
 
 
 def run_seconds(pipe, prompts, arguments: dict, batch_size: int) -> tuple[float, float]:

@@ -8,9 +8,10 @@ import time
 
 import torch
 
-from smoothlib import datasets, models
+from companion.base.machine import machine
+from companion.data import load as datasets
+from companion.weights import pipelines as models
 from smoothlib.inversion import ddim_invert, null_text_inversion
-from smoothlib.provenance import machine
 from smoothlib.sampling import encode_images, encode_prompts
 
 

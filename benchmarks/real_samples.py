@@ -9,11 +9,12 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from smoothlib import datasets, models
+from companion.data import load as datasets
+from companion.training.objectives.denoising import LORA_LAYERS
+from companion.weights import pipelines as models
 from smoothlib.diffusion import predict_x0
-from smoothlib.directional import Denoiser
-from smoothlib.objectives.denoising import LORA_LAYERS
 from smoothlib.pixels import from_uint8
+from smoothlib.regularizer.gradients import Denoiser
 from smoothlib.sampling import encode_prompts
 
 

@@ -25,11 +25,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
-from smoothlib import mini
-from smoothlib.directional import DIFFERENCES
-from smoothlib.models import LORA_TARGET_MODULES
-from smoothlib.provenance import machine
-from smoothlib.regularizer import StepwiseVariation
+from companion.base.machine import machine
+from companion.weights.pipelines import LORA_TARGET_MODULES
+from companion.world import mini
+from smoothlib.regularizer.gradients import DIFFERENCES
+from smoothlib.regularizer.variation import StepwiseVariation
 
 from .real_samples import Samples, lora_unet, real_samples, trained_parameters
 

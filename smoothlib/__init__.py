@@ -1,4 +1,4 @@
-"""Smooth Diffusion (arXiv:2312.04410), reproduced step by step: models, inversion, metrics and what the notebooks need around them."""
+"""The method of Smooth Diffusion (arXiv:2312.04410) on tensors and a diffusers pipeline: regularizer, inversion, interpolation, metrics."""
 
 __version__ = "0.1.0"
 

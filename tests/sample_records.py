@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from smoothlib import results
-from smoothlib.results import make_record
+from companion.evidence import records as results
+from companion.evidence.records import make_record
 
 RNG = np.random.default_rng(0)
 VAE = {"mse": RNG.gamma(2, 0.005, 12), "lpips": RNG.random(12), "ssim": RNG.random(12), "psnr": RNG.normal(30, 2, 12)}

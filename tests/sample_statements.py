@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from smoothlib import results
-from smoothlib.evidence import weigh
-from smoothlib.statements import Statement
+from companion.evidence import records as results
+from companion.evidence.statements import Statement
+from companion.evidence.weighing import weigh
 
 N = 20
 NOISE = np.random.default_rng(0).normal(0, 0.05, N)

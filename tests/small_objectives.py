@@ -2,7 +2,7 @@
 
 import torch
 
-from smoothlib.objectives import DenoisingObjective
+from companion.training.objectives import DenoisingObjective
 
 SPLIT = "compositional"  # the smallest
 LORA = dict(trainable="lora", rank=2, caption_dropout=0.0, min_snr_gamma=0.0)

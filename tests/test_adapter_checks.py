@@ -7,10 +7,11 @@ import torch
 from lora_files import all_layers, entries, low_rank, peft_key, projections, write_adapter
 from tiny import assert_one_sentence, ship_tiny_pipeline, tiny_pipeline
 
-from smoothlib import models, paths
-from smoothlib.cards import write_card
-from smoothlib.config import ConfigurationError
-from smoothlib.study_setup import check_adapters
+from companion.base import paths
+from companion.base.config import ConfigurationError
+from companion.studies.setup import check_adapters
+from companion.weights import pipelines as models
+from companion.weights.cards import write_card
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from lora_files import low_rank as low_rank_of
 from safetensors.torch import load_file, save_file
 from tiny import assert_one_sentence, generate, noise, ship_tiny_pipeline, tiny_pipeline
 
-from smoothlib import paths
-from smoothlib.cards import write_card
-from smoothlib.differences import save_difference
-from smoothlib.models import fingerprint, list_adapters, load_adapter, load_pipeline, load_smooth_lora
+from companion.base import paths
+from companion.weights.cards import write_card
+from companion.weights.fine_tune import save_difference
+from companion.weights.pipelines import fingerprint, list_adapters, load_adapter, load_pipeline, load_smooth_lora
 
 
 def low_rank(pipe):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import gradient_error, gradient_notes, regularizer
-from smoothlib.paths import ROOT
+from companion.base.paths import ROOT
 
 
 @pytest.mark.parametrize(

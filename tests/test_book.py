@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from smoothlib.paths import ROOT
+from companion.base.paths import ROOT
 
 HTML = ROOT / "_build" / "html"
 LOADED = {  # attributes through which a browser loads something by itself
@@ -134,11 +134,11 @@ def test_equations_of_the_method_have_the_papers_numbers():
 
 
 def companion():
-    """book/_ext/companion.py, switched on in _config.yml as a local extension."""
+    """book/_ext/book_pages.py, switched on in _config.yml as a local extension."""
     sphinx = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]
-    if "companion" not in sphinx["config"]["extensions"]:
-        pytest.skip("_config.yml does not list the extension companion")
-    return runpy.run_path(str(ROOT / "book" / "_ext" / "companion.py"))
+    if "book_pages" not in sphinx["config"]["extensions"]:
+        pytest.skip("_config.yml does not list the extension book_pages")
+    return runpy.run_path(str(ROOT / "book" / "_ext" / "book_pages.py"))
 
 
 def test_pages_with_results_older_than_the_code_say_so():

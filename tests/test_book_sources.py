@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from smoothlib import claims, results, staleness, status
-from smoothlib.paths import ROOT, SCENES
+from companion.base import staleness
+from companion.base.paths import ROOT, SCENES
+from companion.evidence import claims, status
+from companion.evidence import records as results
 
 BOOK = ROOT / "book"
 PAGES = sorted(BOOK.glob("*.md"))
@@ -162,7 +164,7 @@ def test_the_status_page_shows_what_the_records_say():
 
 def test_a_changed_number_is_noticed():
     html = claims.ClaimsTable(claims.evaluate())._repr_html_()
-    note = "Recorded with older code: smoothlib.walks has changed since."
+    note = "Recorded with older code: companion.studies.smoothness.walks has changed since."
     assert same([html.replace("</ul>", f" {note}</ul>")], [html]) and not same([html.replace("n = 64", "n = 65")], [html])
     assert lasting(f"Recorded: x. {note} y") == "Recorded: x. y"
 
@@ -172,16 +174,19 @@ def test_a_changed_number_is_noticed():
 
 @pytest.fixture(scope="module")
 def companion():
-    return SimpleNamespace(**runpy.run_path(str(BOOK / "_ext" / "companion.py")))
+    return SimpleNamespace(**runpy.run_path(str(BOOK / "_ext" / "book_pages.py")))
 
 
 def app_of(file):
     return SimpleNamespace(env=SimpleNamespace(doc2path=lambda docname: str(file)), config=SimpleNamespace(html_title="P", html_baseurl=""))
 
 
+WALKS = "companion.studies.smoothness.walks"
+
+
 @pytest.mark.parametrize("changed", [True, False])
 def test_a_page_with_an_older_record_says_so(companion, changed, monkeypatch):
-    record = {"provenance": {"modules": {"walks": "0" * 16 if changed else staleness._hash_now("walks")}}}
+    record = {"provenance": {"modules": {WALKS: "0" * 16 if changed else staleness._hash_now(WALKS)}}}
     monkeypatch.setitem(companion.stale_sentences.__globals__, "_record", lambda name: record if name == "table1_istd" else None)
     source = [(ROOT / "notebooks" / "table1_istd.ipynb").read_text(encoding="utf-8")]
     before = json.loads(source[0])["cells"]
@@ -189,7 +194,7 @@ def test_a_page_with_an_older_record_says_so(companion, changed, monkeypatch):
     after = nbformat.reads(source[0], as_version=4)
     nbformat.validate(after)
     assert len(after.cells) == len(before) + changed and after.cells[0].source.startswith("# ")
-    assert ("`smoothlib.walks` has changed since" in after.cells[1].source) == changed
+    assert (f"`{WALKS}` has changed since" in after.cells[1].source) == changed
     other = ["{}"]
     companion.add_notice(app_of("book/method.md"), "book/method", other)
     companion.add_notice(app_of("notebooks/paper_vs_code.ipynb"), "notebooks/paper_vs_code", other)

@@ -6,8 +6,8 @@ import json
 import pytest
 from tiny import assert_one_sentence, ship_tiny_pipeline
 
-from smoothlib.cards import file_hashes, read_card, read_checked, write_card
-from smoothlib.models import load_pipeline
+from companion.weights.cards import file_hashes, read_card, read_checked, write_card
+from companion.weights.pipelines import load_pipeline
 
 
 @pytest.fixture

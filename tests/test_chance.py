@@ -8,7 +8,7 @@ import torch
 from sample_statements import record
 from scipy import stats
 
-from smoothlib.chance import LEVEL, POWER, Part, interval, is_trained, needed_items, p_value, training_means, trainings
+from companion.evidence.chance import LEVEL, POWER, Part, interval, is_trained, needed_items, p_value, training_means, trainings
 from smoothlib.metrics import (
     frechet_distance_from_features,
     frechet_image_values,

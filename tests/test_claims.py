@@ -8,11 +8,13 @@ import pytest
 import yaml
 from sample_statements import paired, record
 
-from smoothlib import claims, claims_table, paths, results
-from smoothlib.claims import Claim, ClaimsTable, evaluate, load_claims
-from smoothlib.config import ConfigurationError
-from smoothlib.evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED
-from smoothlib.statements import find_row
+from companion.base import paths
+from companion.base.config import ConfigurationError
+from companion.evidence import claims, claims_table
+from companion.evidence import records as results
+from companion.evidence.claims import Claim, ClaimsTable, evaluate, load_claims
+from companion.evidence.statements import find_row
+from companion.evidence.weighing import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED
 
 
 def stored(folder, **rows):
@@ -104,8 +106,8 @@ def test_rows_and_metrics_of_the_claims_are_those_of_the_notebooks():
 
 
 def test_rows_of_reconstructions_and_interpolations_are_those_that_their_methods_make():
-    from smoothlib.pair_walks import COLUMNS, figure3_methods
-    from smoothlib.reconstruction import table2_methods
+    from companion.studies.interpolation.walks import COLUMNS, figure3_methods
+    from companion.studies.reconstruction.reconstruct import table2_methods
 
     tests = [test for claim in load_claims() for test in claim.tests]
     for records, methods in (
@@ -177,7 +179,7 @@ def test_the_table_shows_verdicts_and_figures(tmp_path):
         Claim("d", "3.3", "Eq. 9", "D.", mathematics="Not so.", checked_in=("paper_vs_code 3",)),
     ]
     made = record({"Base": {"istd": 2.0}, "Smooth": {"istd": 1.0}}, seeds={"Base": {"istd": [2.0]}, "Smooth": {"istd": [0.98, 1.0, 1.02]}})
-    made["provenance"] |= {"modules": {"metrics.istd": "0" * 16}, "config": {"num_inference_steps": 20, "guidance_scale": 3.0}}
+    made["provenance"] |= {"modules": {"smoothlib.metrics.istd": "0" * 16}, "config": {"num_inference_steps": 20, "guidance_scale": 3.0}}
     results.save_record(made, tmp_path / "table1_istd.json")
     table = ClaimsTable(evaluate(chosen, folder=tmp_path))
     assert table.counts() == "Of 4 claims: 1 reproduced, 1 not measured yet, 1 checked as mathematics, 1 not testable here."
@@ -260,4 +262,4 @@ def test_the_command_prints_the_verdicts_or_refuses_in_one_sentence(tmp_path, ca
     assert claims.main(["--records", str(tmp_path / "nope")]) == 1 and capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
         claims.main(["--anything"])
-    assert capsys.readouterr().err == "python -m smoothlib.claims: unrecognized arguments: --anything; --help shows how.\n"
+    assert capsys.readouterr().err == "python -m companion.evidence.claims: unrecognized arguments: --anything; --help shows how.\n"

@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from smoothlib.paths import ROOT
+from companion.base.paths import ROOT
 
 COLAB = """
 import sys, types

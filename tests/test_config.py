@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from smoothlib.config import Boolean, Choice, ConfigurationError, Integer, ListOf, Number, Text, config_hash, configuration, plain
+from companion.base.config import Boolean, Choice, ConfigurationError, Integer, ListOf, Number, Text, config_hash, configuration, plain
 
 
 def test_accepted_values_are_frozen_and_typed():
@@ -74,7 +74,7 @@ def test_missing_and_unknown_names():
         configuration({"seed": 3, "zzz": 4}, seed=Integer())
 
 
-CELL = "from smoothlib.config import Integer, configuration\nconfig = configuration(globals(), num_images=Integer(2))"
+CELL = "from companion.base.config import Integer, configuration\nconfig = configuration(globals(), num_images=Integer(2))"
 
 
 @pytest.fixture

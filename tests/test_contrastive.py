@@ -7,13 +7,13 @@ import pytest
 import torch
 import yaml
 
-from smoothlib import paths
-from smoothlib.datasets import load_scenes, scene_records
-from smoothlib.metrics.dual_encoder import WEIGHTS, load_scene_encoder
-from smoothlib.metrics.features import ImageNetFeatures
-from smoothlib.metrics.text_alignment import SceneAlignment
-from smoothlib.objectives.contrastive import ContrastiveObjective, info_nce
-from smoothlib.scenes.captions import OPTIONAL, partial_caption, scene_codes, true_of
+from companion.base import paths
+from companion.data.load import load_scenes, scene_records
+from companion.judges.alignment import SceneAlignment
+from companion.judges.dual_encoder import WEIGHTS, load_scene_encoder
+from companion.judges.features import ImageNetFeatures
+from companion.training.objectives.contrastive import ContrastiveObjective, info_nce
+from companion.world.captions import OPTIONAL, partial_caption, scene_codes, true_of
 
 SPLIT, COUNT = "compositional", 48  # the smallest split, and how many of its scenes are used
 
@@ -195,7 +195,7 @@ def test_what_is_exported_scores_as_it_was_measured(fitted, tmp_path, capsys):
 
 
 def test_the_training_loop_trains_exports_and_resumes_it(runs, tmp_path, monkeypatch):
-    from smoothlib import training
+    from companion.training import loop as training
 
     monkeypatch.setitem(training.OBJECTIVES, "contrastive", ContrastiveObjective)
     monkeypatch.setattr(paths, "MODELS", tmp_path / "models")

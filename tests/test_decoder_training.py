@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from smoothlib import models, paths
-from smoothlib.models import fingerprint, load_pipeline, load_vae
-from smoothlib.objectives import AutoencoderObjective
-from smoothlib.objectives.autoencoder import encoder_hash
-from smoothlib.objectives.discriminator import PatchDiscriminator, adversarial_losses
-from smoothlib.training import Trainer, TrainingConfig
+from companion.base import paths
+from companion.training.loop import Trainer
+from companion.training.objectives import AutoencoderObjective
+from companion.training.objectives.autoencoder import encoder_hash
+from companion.training.objectives.discriminator import PatchDiscriminator, adversarial_losses
+from companion.training.settings import TrainingConfig
+from companion.weights import pipelines as models
+from companion.weights.pipelines import fingerprint, load_pipeline, load_vae
 
 # What the UNet and every shipped adapter were trained on. Other latents would need all of them trained again.
 SHIPPED_ENCODER = "2c5550943ebc524cba89a112aa45790e00cac8096424057a87560a4cf0c7279c"
@@ -109,6 +111,6 @@ def test_a_score_sees_a_patch_of_38_pixels():
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_loaded(options, message, monkeypatch):
-    monkeypatch.setattr("smoothlib.objectives.autoencoder.load_scenes", lambda split: pytest.fail("loaded"))
+    monkeypatch.setattr("companion.training.objectives.autoencoder.load_scenes", lambda split: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=message):
         AutoencoderObjective(**options)

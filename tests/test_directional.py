@@ -8,10 +8,10 @@ from tiny import gradients, noise, sd_scheduler, tiny_unet
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from companion.weights.pipelines import load_pipeline
 from smoothlib.diffusion import predict_x0
-from smoothlib.directional import GRADIENTS, STENCILS
-from smoothlib.models import load_pipeline
-from smoothlib.regularizer import StepwiseVariation, step_variation, unit_directions
+from smoothlib.regularizer.gradients import GRADIENTS, STENCILS
+from smoothlib.regularizer.variation import StepwiseVariation, step_variation, unit_directions
 
 ALPHA_BAR = sd_scheduler().alphas_cumprod
 

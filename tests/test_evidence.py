@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sample_statements import N, image_values, one, paired, record
 
-from smoothlib.evidence import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, decide, measure, weigh
-from smoothlib.statements import find_row
-from smoothlib.statistics import holm
+from companion.evidence.statements import find_row
+from companion.evidence.statistics import holm
+from companion.evidence.weighing import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, decide, measure, weigh
 
 # Over items -----------------------------------------------------------------------------------------------------------------------
 

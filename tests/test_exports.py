@@ -9,11 +9,13 @@ import torch
 import yaml
 from tiny import assert_one_sentence
 
-from smoothlib import exports, paths, training
-from smoothlib.config import ConfigurationError
-from smoothlib.exports import check_weights, claim_export_folder
-from smoothlib.objectives import Objective
-from smoothlib.training_config import TrainingConfig, load_config
+from companion.base import paths
+from companion.base.config import ConfigurationError
+from companion.training import exports
+from companion.training import loop as training
+from companion.training.exports import check_weights, claim_export_folder
+from companion.training.objectives import Objective
+from companion.training.settings import TrainingConfig, load_config
 
 SETTINGS = dict(objective="denoising", steps=2, batch_size=1, learning_rate=1e-3)
 

@@ -7,7 +7,7 @@ import pytest
 from browsing import DESKTOP, LOOK, PHONE, Site, headless, sliders_answer_to_the_keyboard
 from PIL import Image
 
-from smoothlib.figures import before_after, walk_scrubber
+from companion.book import before_after, walk_scrubber
 
 SHADES = {"Base": (200, 40, 40), "Smooth": (40, 40, 200)}
 FRAMES = 11

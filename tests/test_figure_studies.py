@@ -2,12 +2,16 @@
 
 import pytest
 
-from smoothlib import datasets, models, pair_walks, paths, results
-from smoothlib.config import ConfigurationError, configuration
-from smoothlib.pair_study import PARAMETERS, PairStudy
-from smoothlib.reconstruction_study import PARAMETERS as RECONSTRUCTION_PARAMETERS
-from smoothlib.reconstruction_study import ReconstructionStudy
-from smoothlib.rows import Row
+from companion.base import paths
+from companion.base.config import ConfigurationError, configuration
+from companion.data import load as datasets
+from companion.evidence import records as results
+from companion.studies.interpolation import walks as pair_walks
+from companion.studies.interpolation.study import PARAMETERS, PairStudy
+from companion.studies.reconstruction.study import PARAMETERS as RECONSTRUCTION_PARAMETERS
+from companion.studies.reconstruction.study import ReconstructionStudy
+from companion.studies.rows import Row
+from companion.weights import pipelines as models
 
 SHARED = dict(model="mini", adapters=[], dataset="scenes", guidance_scale=None, num_inner_steps=1, seed=0, device="cpu")
 PAIRS = SHARED | dict(
@@ -44,7 +48,10 @@ def test_rows_of_pairs_become_a_record_and_a_picture(monkeypatch):
     assert list(measured) == ["Base walk", "VAE interpolation"] and study.weights == {("mini", None): models.fingerprint("mini")}
     record = study.record("test", measured, methods)
     assert record["items"] == [pair.id for pair in study.pairs] and record["comparisons"] == [] and record["table"] is None
-    assert record["provenance"]["models"] == {"base": models.fingerprint("mini")} and "pair_walks" in record["provenance"]["modules"]
+    assert (
+        record["provenance"]["models"] == {"base": models.fingerprint("mini")}
+        and "companion.studies.interpolation.walks" in record["provenance"]["modules"]
+    )
     fields = record["row_fields"]["Base walk"]
     assert (fields["method"], fields["kind"], fields["frames"], fields["guidance_scale"]) == ("walk", "base", 3, study.guidance_scale)
     assert record["model"] == "mini, 64 x 64" and set(record["rows"]["Base walk"]["metrics"]) == set(pair_walks.COLUMNS)

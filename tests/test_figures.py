@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smoothlib.figures import COLOURS, image_grid, reconstruction_figure, save_figure, training_curves
+from companion.book import COLOURS, image_grid, reconstruction_figure, save_figure, training_curves
 from smoothlib.pixels import to_uint8
 
 

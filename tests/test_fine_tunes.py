@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import assert_one_sentence, generate, noise, ship_tiny_pipeline, tiny_pipeline
 
-from smoothlib import paths
-from smoothlib.cards import write_card
-from smoothlib.differences import FILE, save_difference
-from smoothlib.models import (
+from companion.base import paths
+from companion.weights.cards import write_card
+from companion.weights.fine_tune import FILE, save_difference
+from companion.weights.pipelines import (
     LORA_TARGET_MODULES,
     blank_modules,
     check_adapter,

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from tiny import assert_one_sentence, ship_tiny_pipeline
 
-from smoothlib import paths
-from smoothlib.objectives.denoising import DenoisingObjective
-from smoothlib.objectives.latents import FolderLatents
+from companion.base import paths
+from companion.training.objectives.denoising import DenoisingObjective
+from companion.training.objectives.latents import FolderLatents
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -94,7 +94,7 @@ def test_lines_that_are_no_captioned_picture_are_named(folder, entry, sentence):
 
 
 def test_training_and_tables_read_a_picture_alike(folder):
-    from smoothlib.datasets import load_items
+    from companion.data.load import load_items
 
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 4), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "a.png")

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from smoothlib.metrics import frechet_inception
+from companion.judges import inception as frechet_inception
+from companion.judges.inception import FrechetInceptionDistance, InceptionFeatures
 from smoothlib.metrics.frechet import frechet_distance, frechet_distance_from_features, frechet_floor
-from smoothlib.metrics.frechet_inception import FrechetInceptionDistance, InceptionFeatures
 
 
 def generator(seed=0):

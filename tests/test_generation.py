@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from smoothlib import datasets, generation, models
-from smoothlib.scenes import attributes
+from companion.data import load as datasets
+from companion.judges import attributes
+from companion.studies.smoothness import generation
+from companion.weights import pipelines as models
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smoothlib.figures import COLOURS, before_after, walk_scrubber
+from companion.book import COLOURS, before_after, walk_scrubber
 from smoothlib.metrics import step_statistics
 
 EVIL = """<script>alert("1")</script> & 'a' </option><img src=x onerror=alert(1)>"""

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import IMAGE_SIZE, LATENT_SHAPE, counted_calls, noise, smooth_tiny_pipeline, tiny_pipeline
 
-from smoothlib.anid import add_noise, anid, anid_coarse_to_fine, level_steps
 from smoothlib.diffusion import ddim_scheduler, slerp
-from smoothlib.interpolation import invert_pairs, latent_walk, real_image_interpolation, vae_interpolation
+from smoothlib.interpolation.anid import add_noise, anid, anid_coarse_to_fine, level_steps
+from smoothlib.interpolation.walk import invert_pairs, latent_walk, real_image_interpolation, vae_interpolation
 from smoothlib.inversion import ddim_invert, null_text_inversion
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample, sample_steps
 

@@ -11,9 +11,10 @@ import nbformat
 import pytest
 from sample_records import make
 
-from smoothlib import paths, results
-from smoothlib.paths import ROOT
-from smoothlib.results import comparison_table, load_record, save_record
+from companion.base import paths
+from companion.base.paths import ROOT
+from companion.evidence import records as results
+from companion.evidence.records import comparison_table, load_record, save_record
 
 CODE = 'record = made()\nresults.save_record(record, paths.OUT / "table2_recon.json")\nresults.comparison_table("table2", this_run=record)'
 BEGAN, ENDED = "2026-01-31T11:59:00.500000+00:00", "2026-01-31T12:05:00+00:00"

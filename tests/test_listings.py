@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from tiny import assert_one_sentence
 
-from smoothlib import datasets
-from smoothlib.coco import CocoSplit
-from smoothlib.datasets import load_items, load_scenes, load_split
-from smoothlib.listings import ListingError, inside, json_lines, read_text
-from smoothlib.pictures import PictureError
+from companion.data import load as datasets
+from companion.data.coco import CocoSplit
+from companion.data.listings import ListingError, inside, json_lines, read_text
+from companion.data.load import load_items, load_scenes, load_split
+from companion.data.pictures import PictureError
 
 IMAGE = {"id": 1, "file_name": "a.png"}
 CAPTION = {"id": 1, "image_id": 1, "caption": "a cat"}

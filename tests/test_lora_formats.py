@@ -27,7 +27,7 @@ from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from tiny import LATENT_SHAPE, generate, noise, tiny_pipeline
 
-from smoothlib.models import LORA_TARGET_MODULES, load_adapter
+from companion.weights.pipelines import LORA_TARGET_MODULES, load_adapter
 
 STYLES = [peft_key, peft_folder_key, named_peft_key, bare_key, diffusers_key, released_key, kohya_key]
 

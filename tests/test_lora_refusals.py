@@ -7,7 +7,7 @@ import torch
 from lora_files import all_layers, entries, kohya_key, low_rank, peft_key, projections, released_key, text_layers, write_adapter
 from tiny import assert_one_sentence, tiny_pipeline
 
-from smoothlib.models import check_adapter, fingerprint, load_adapter
+from companion.weights.pipelines import check_adapter, fingerprint, load_adapter
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KOHYA_Q = f"lora_unet_{Q.replace('.', '_')}"

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from smoothlib import paths
+from companion.base import paths
 
 
 def load_tool(name):
@@ -22,7 +22,7 @@ def load_tool(name):
 
 
 tool = load_tool("make_results")
-SOURCE = "from smoothlib import paths, walks\nstudy.record('a')"
+SOURCE = "from companion.base import paths\nfrom companion.studies.smoothness import walks\nstudy.record('a')"
 
 
 def write_notebook(file, source=SOURCE):
@@ -165,8 +165,13 @@ def test_the_table_names_every_page_that_is_recorded_with_weights_and_parameters
 
 def test_imports_are_found_beside_lines_that_only_ipython_reads():
     cells = [
-        "import sys\nif 'google.colab' in sys.modules:\n    %cd /content\n    !ls\nif True:\n    from smoothlib import runs",
-        "from smoothlib.metrics import frechet_distance_from_features\nimport smoothlib.walks",
-        "def f():\n    from smoothlib import models",
+        "import sys\nif 'google.colab' in sys.modules:\n    %cd /content\n    !ls\nif True:\n    from companion.runs import runs",
+        "from smoothlib.metrics import frechet_distance_from_features\nimport companion.world.mini",
+        "def f():\n    from companion.weights import pipelines",
     ]
-    assert tool.imported_modules(cells) == ["metrics", "models", "runs", "walks"]
+    assert tool.imported_modules(cells) == [
+        "companion.runs.runs",
+        "companion.weights.pipelines",
+        "companion.world.mini",
+        "smoothlib.metrics",
+    ]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from companion.weights.pipelines import load_pipeline
 from smoothlib.diffusion import slerp
-from smoothlib.models import load_pipeline
 
 
 def test_the_last_latent_is_nearly_the_noise():

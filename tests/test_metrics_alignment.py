@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from smoothlib.cards import write_card
-from smoothlib.datasets import load_scenes
-from smoothlib.metrics.clip import PINNED_REVISIONS, load_clip_encoder
-from smoothlib.metrics.dual_encoder import WEIGHTS, DualEncoder, load_scene_encoder, required_inputs
-from smoothlib.metrics.features import ImageNetFeatures
-from smoothlib.metrics.text_alignment import CaptionAlignment, CLIPScore, SceneAlignment, retrieval
-from smoothlib.mini import build_tokenizer
+from companion.data.load import load_scenes
+from companion.judges.alignment import CLIPScore, SceneAlignment
+from companion.judges.clip import PINNED_REVISIONS, load_clip_encoder
+from companion.judges.dual_encoder import WEIGHTS, DualEncoder, load_scene_encoder, required_inputs
+from companion.judges.features import ImageNetFeatures
+from companion.weights.cards import write_card
+from companion.world.mini import build_tokenizer
+from smoothlib.metrics.text_alignment import CaptionAlignment, retrieval
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

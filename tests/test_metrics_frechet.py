@@ -13,9 +13,10 @@ from skimage import data
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from smoothlib import paths
-from smoothlib.metrics import FrechetDistance, ImageNetFeatures, frechet_distance, frechet_distance_from_features, frechet_image_values
-from smoothlib.metrics.networks import load_network_weights
+from companion.base import paths
+from companion.judges.features import ImageNetFeatures
+from companion.judges.networks import load_network_weights
+from smoothlib.metrics import FrechetDistance, frechet_distance, frechet_distance_from_features, frechet_image_values
 
 
 def generator(seed: int = 0) -> torch.Generator:

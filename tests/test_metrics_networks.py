@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from smoothlib import paths
-from smoothlib.metrics.networks import load_network_weights
+from companion.base import paths
+from companion.judges.networks import load_network_weights
 
 
 @pytest.fixture(scope="module")

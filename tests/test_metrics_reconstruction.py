@@ -12,9 +12,9 @@ import torchvision
 from skimage import data, metrics
 from torch import Tensor
 
-from smoothlib import paths
+from companion.base import paths
+from companion.judges.networks import load_network_weights
 from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
-from smoothlib.metrics.networks import load_network_weights
 
 PIXEL_METRICS = [MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity]
 ALL_METRICS = [*PIXEL_METRICS, LearnedPerceptualImagePatchSimilarity]

@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler, PNDMScheduler
 from tiny import assert_one_sentence, generate, ship_tiny_pipeline, tiny_pipeline
 from transformers import CLIPTokenizer
 
-from smoothlib import paths
-from smoothlib.models import blank_modules, default_guidance_scale, fingerprint, load_pipeline, load_vae
+from companion.base import paths
+from companion.weights.pipelines import blank_modules, default_guidance_scale, fingerprint, load_pipeline, load_vae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 import yaml
 
+from companion.base.paths import ROOT
 from conftest import parameter_names
-from smoothlib.paths import ROOT
 
 PRESETS = ("smoke", "record", "sd15")  # folders of configs that hold notebook parameters
 KB = 1000

@@ -10,11 +10,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from small_objectives import LORA, SPLIT, denoising, generator, loss_of
 
-from smoothlib import mini, paths
-from smoothlib.datasets import load_scenes
-from smoothlib.models import fingerprint, load_pipeline
-from smoothlib.objectives import AutoencoderObjective, DenoisingObjective
-from smoothlib.objectives.latents import restyled
+from companion.base import paths
+from companion.data.load import load_scenes
+from companion.training.objectives import AutoencoderObjective, DenoisingObjective
+from companion.training.objectives.latents import restyled
+from companion.weights.pipelines import fingerprint, load_pipeline
+from companion.world import mini
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from browsing import DESKTOP, LOOK, PHONE, TIMEOUT, Site, headless, sliders_answer_to_the_keyboard
 from PIL import Image
 
-from smoothlib.paths import ROOT
+from companion.base.paths import ROOT
 
 HTML = ROOT / "_build" / "html"
 

@@ -5,13 +5,9 @@ import pytest
 import torch
 from tiny import noise, smooth_tiny_pipeline
 
-from smoothlib.anid import anid, anid_coarse_to_fine
-from smoothlib.datasets import Item
-from smoothlib.generation import initial_noise
-from smoothlib.interpolation import real_image_interpolation, vae_interpolation
-from smoothlib.metrics import PeakSignalNoiseRatio
-from smoothlib.metrics.istd import InterpolationStandardDeviation
-from smoothlib.pair_walks import (
+from companion.data.load import Item
+from companion.studies.interpolation.pairs import ImagePair
+from companion.studies.interpolation.walks import (
     COLUMNS,
     CONVENTIONS,
     PairMethod,
@@ -21,7 +17,11 @@ from smoothlib.pair_walks import (
     pair_values,
     run_pairs,
 )
-from smoothlib.pairs import ImagePair
+from companion.studies.smoothness.generation import initial_noise
+from smoothlib.interpolation.anid import anid, anid_coarse_to_fine
+from smoothlib.interpolation.walk import real_image_interpolation, vae_interpolation
+from smoothlib.metrics import PeakSignalNoiseRatio
+from smoothlib.metrics.istd import InterpolationStandardDeviation
 from smoothlib.sampling import encode_prompts
 
 SIZE = 32  # LPIPS needs 31
@@ -85,7 +85,7 @@ def test_levels_of_the_coarse_to_fine_form_have_noises_of_their_own(pipe, pairs)
 
 
 def test_results_are_stored_under_what_determines_them(pipe, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("smoothlib.paths.RUNS", tmp_path)
+    monkeypatch.setattr("companion.base.paths.RUNS", tmp_path)
     method = PairMethod("walk", 2, 3)
     found = run_pairs(pipe, pairs, method, weights="w", batch_size=6, **RUN)
     values = pair_values(found)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from smoothlib.datasets import SceneSplit
-from smoothlib.pairs import pairs_from, seeded_pairs
-from smoothlib.runs import item_key
+from companion.data.load import SceneSplit
+from companion.runs.stored import item_key
+from companion.studies.interpolation.pairs import pairs_from, seeded_pairs
 
 CLASSES = ["cat", "dog", "car"]
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from smoothlib import paths, pictures
-from smoothlib.pictures import PictureError, examine, grey_range, read_picture, square
+from companion.base import paths
+from companion.data import pictures
+from companion.data.pictures import PictureError, examine, grey_range, read_picture, square
 
 SIDE = 48
 RAMP = np.add.outer(np.arange(SIDE), np.arange(SIDE)) / (2 * SIDE - 2)  # 0 to 1

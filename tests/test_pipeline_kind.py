@@ -6,7 +6,7 @@ import huggingface_hub.constants
 import pytest
 from tiny import assert_one_sentence, tiny_pipeline
 
-from smoothlib.models import load_pipeline, load_vae
+from companion.weights.pipelines import load_pipeline, load_vae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from smoothlib.datasets import to_tensor
+from companion.data.load import to_tensor
 from smoothlib.pixels import from_uint8, to_uint8
 
 LEVELS = torch.arange(256, dtype=torch.uint8)

@@ -8,8 +8,8 @@ import sys
 import nbformat
 import pytest
 
+from companion.base.paths import ROOT
 from conftest import inject_parameters, parameter_names
-from smoothlib.paths import ROOT
 
 
 def notebook(*, parameters='num_images: int = 64  # how many\nmodel = "mini"  # which', tags=("parameters",), check="pass"):

@@ -5,7 +5,8 @@ import json
 import pytest
 from sample_statements import record
 
-from smoothlib import paths, recipes
+from companion.base import paths
+from companion.evidence import recipes
 
 OPTIONS = {"pipeline": "mini", "rank": 8, "regularization": 1.0}
 

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from smoothlib import datasets, models, paths, reconstruction, runs
+from companion.base import paths
+from companion.data import load as datasets
+from companion.evidence.paper import load_paper_table
+from companion.runs import runs
+from companion.studies.interpolation.walks import walk_methods
+from companion.studies.reconstruction import reconstruct as reconstruction
+from companion.studies.reconstruction.reconstruct import Method, Reconstruction, compared_pairs, reconstruct, run_methods, table2_methods
+from companion.weights import pipelines as models
 from smoothlib.inversion import ddim_invert
-from smoothlib.pair_walks import walk_methods
-from smoothlib.paper import load_paper_table
-from smoothlib.reconstruction import Method, Reconstruction, compared_pairs, reconstruct, run_methods, table2_methods
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample
 
 STEPS = dict(num_inference_steps=4, num_inner_steps=3)

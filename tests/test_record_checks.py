@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sample_records import make, make_with_columns
 
-from smoothlib import paths, results
-from smoothlib.record_checks import RecordError, check_record, seal
-from smoothlib.results import load_record, record_files, save_record
-from smoothlib.statistics import mean_interval, paired_comparison
+from companion.base import paths
+from companion.evidence import records as results
+from companion.evidence.record_checks import RecordError, check_record, seal
+from companion.evidence.records import load_record, record_files, save_record
+from companion.evidence.statistics import mean_interval, paired_comparison
 
 DELETED = object()
 

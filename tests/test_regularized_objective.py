@@ -6,12 +6,13 @@ import pytest
 import torch
 from small_objectives import LORA, denoising, generator, loss_of
 
-from smoothlib import paths
+from companion.base import paths
+from companion.training.loop import Trainer
+from companion.training.settings import TrainingConfig
 from smoothlib.diffusion import predict_x0
-from smoothlib.regularizer import step_variation, unit_directions
+from smoothlib.regularizer.step_choice import LADDER
+from smoothlib.regularizer.variation import step_variation, unit_directions
 from smoothlib.sampling import predict_noise
-from smoothlib.step_choice import LADDER
-from smoothlib.training import Trainer, TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_training_resumes_with_running_mean_and_measured_step_and_from_its_own_b
     with pytest.raises(ValueError, match=r"the checkpoint's regularizer lacks step_choice\.batches, .*: it is of an earlier version"):
         second.objective.load_state(earlier)
 
-    monkeypatch.setattr("smoothlib.objectives.denoising.fingerprint", lambda pipe, **_: "another model")
+    monkeypatch.setattr("companion.training.objectives.denoising.fingerprint", lambda pipe, **_: "another model")
     with pytest.raises(ValueError, match="trained on other data or from other weights"):
         trainer("parts")
 

@@ -8,8 +8,8 @@ from tiny import gradients, noise, sd_scheduler
 from torch import nn
 
 from smoothlib.diffusion import predict_x0, predict_x0_flow
-from smoothlib.directional import GRADIENTS
-from smoothlib.regularizer import StepwiseVariation, sqrt_dimension_directions, step_variation, unit_directions
+from smoothlib.regularizer.gradients import GRADIENTS
+from smoothlib.regularizer.variation import StepwiseVariation, sqrt_dimension_directions, step_variation, unit_directions
 
 ALPHA_BAR = sd_scheduler().alphas_cumprod
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from sample_records import VAE, make
 
-from smoothlib import paths, results
-from smoothlib.paper import load_paper_table
-from smoothlib.provenance import revision
-from smoothlib.record_checks import seal
-from smoothlib.results import comparison_table, load_record, measured_table, save_record
-from smoothlib.statistics import holm, mean_interval
+from companion.base import paths
+from companion.evidence import records as results
+from companion.evidence.paper import load_paper_table
+from companion.evidence.provenance import revision
+from companion.evidence.record_checks import seal
+from companion.evidence.records import comparison_table, load_record, measured_table, save_record
+from companion.evidence.statistics import holm, mean_interval
 
 # The paper ------------------------------------------------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ def test_another_schema_is_refused(tmp_path):
 
 def test_show_prints_the_table_as_text(tmp_path):
     file = save_record(make(), tmp_path / "table2_recon.json")
-    command = [sys.executable, "-m", "smoothlib.results", "show", str(file)]
+    command = [sys.executable, "-m", "companion.evidence", "show", str(file)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=paths.ROOT, encoding="utf-8")
     assert "Stable Diff. + DDIM" in shown.stdout and "Base + DDIM, guidance 3" in shown.stdout and "p (Holm)" in shown.stdout
     assert shown.stderr == ""
@@ -190,9 +191,9 @@ def test_show_prints_the_table_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["show"], "python -m smoothlib.results show: the following arguments are required: FILE; --help shows how."),
-        ([], "python -m smoothlib.results: the following arguments are required: show; --help shows how."),
-        (["show", "x.json", "--nope"], "python -m smoothlib.results: unrecognized arguments: --nope; --help shows how."),
+        (["show"], "python -m companion.evidence show: the following arguments are required: FILE; --help shows how."),
+        ([], "python -m companion.evidence: the following arguments are required: show; --help shows how."),
+        (["show", "x.json", "--nope"], "python -m companion.evidence: unrecognized arguments: --nope; --help shows how."),
     ],
 )
 def test_a_wrong_command_ends_in_one_sentence(arguments, sentence, capsys):

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tiny import generate
 
-from smoothlib import config, models, paths
-from smoothlib.datasets import check_ids
-from smoothlib.reuse_study import PARAMETERS, ReuseStudy, checkpoint_titles
-from smoothlib.rows import Row, adapter_titles, check_rows, glue_key, repeated_rows
-from smoothlib.study_base import BaseStudy, load_row, training_fields
+from companion.base import config, paths
+from companion.data.load import check_ids
+from companion.studies.base import BaseStudy, load_row, training_fields
+from companion.studies.rows import Row, adapter_titles, check_rows, glue_key, repeated_rows
+from companion.studies.smoothness.reuse import PARAMETERS, ReuseStudy, checkpoint_titles
+from companion.weights import pipelines as models
 
 
 def test_a_rows_lora_is_part_of_its_weights():
@@ -90,7 +91,7 @@ class Names(BaseStudy):
 def test_a_pipeline_is_loaded_once_for_all_rows_that_use_it(monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        "smoothlib.study_base.load_row", lambda model, adapter, device: loaded.append((model, adapter)) or (None, f"w{adapter}")
+        "companion.studies.base.load_row", lambda model, adapter, device: loaded.append((model, adapter)) or (None, f"w{adapter}")
     )
     study = Names(SimpleNamespace(model="mini", guidance_scale=2.0, num_inference_steps=3, device="cpu", seed=0))
     rows = [Row("a", ("plain",)), Row("b"), Row("c", ("plain", "smooth")), Row("d", model="mini-oil")]

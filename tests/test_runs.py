@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from smoothlib import runs
-from smoothlib.files import atomic_write
-from smoothlib.provenance import computed_on
-from smoothlib.runs import origins, run_folder, run_items
-from smoothlib.stored import item_key, load_result
+from companion.base.files import atomic_write
+from companion.evidence.provenance import computed_on
+from companion.runs import runs
+from companion.runs.runs import origins, run_folder, run_items
+from companion.runs.stored import item_key, load_result
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def test_keys_may_be_any_text(tmp_path):
 WORKER = """
 import sys, time
 from pathlib import Path
-from smoothlib.runs import run_items
+from companion.runs.runs import run_items
 folder, pause, n = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 
 def procedure(items):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smoothlib import mini, paths
-from smoothlib.datasets import load_pairs, load_scenes, scene_file
-from smoothlib.scenes import sources
-from smoothlib.scenes.build import FIRST_SEED, QUALITY, encode
-from smoothlib.scenes.pairs import EDITS, drag_pairs, edit_pairs
-from smoothlib.scenes.record import Scene, caption, is_held_out, sample_scene
-from smoothlib.scenes.vocabulary import CLASSES, EXTRAS, GROUNDS, GROUNDS_OF, SETTINGS
+from companion.base import paths
+from companion.data.load import load_pairs, load_scenes, scene_file
+from companion.world import mini, sources
+from companion.world.build import FIRST_SEED, QUALITY, encode
+from companion.world.scene import Scene, caption, is_held_out, sample_scene
+from companion.world.scene_pairs import EDITS, drag_pairs, edit_pairs
+from companion.world.vocabulary import CLASSES, EXTRAS, GROUNDS, GROUNDS_OF, SETTINGS
 
 COUNTS = {"train": 10_000, "test": 1_000, "compositional": 500}
 can_render = (
@@ -150,7 +150,7 @@ def test_every_caption_of_the_world_is_made_of_whole_word_tokens():
 
 @needs_renderer
 def test_the_same_record_renders_the_same_pixels_and_equals_the_shipped_picture():
-    from smoothlib.scenes.render import render
+    from companion.world.render import render
 
     drawn = sample_scene(FIRST_SEED["test"] + 3)
     first, second = render(drawn).image, render(drawn).image
@@ -161,7 +161,7 @@ def test_the_same_record_renders_the_same_pixels_and_equals_the_shipped_picture(
 
 @needs_renderer
 def test_recolouring_changes_most_of_the_object():
-    from smoothlib.scenes.render import render
+    from companion.world.render import render
 
     for cls in ("car", "chair", "sofa"):
         for model in range(3):

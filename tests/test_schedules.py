@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from tiny import LATENT_SHAPE, assert_one_sentence, counted_calls, noise, sd_scheduler, smooth_tiny_pipeline, tiny_pipeline
 
-from smoothlib.anid import anid
 from smoothlib.diffusion import ddim_inverse_scheduler, ddim_scheduler, noise_schedule, sampling_scheduler, set_timesteps
-from smoothlib.interpolation import latent_walk
+from smoothlib.interpolation.anid import anid
+from smoothlib.interpolation.walk import latent_walk
 from smoothlib.inversion import ddim_invert, null_text_inversion
 from smoothlib.sampling import encode_prompts, sample
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from smoothlib.datasets import SceneSplit
-from smoothlib.selection import Selection, matching
+from companion.data.load import SceneSplit
+from companion.data.subset import Selection, matching
 
 RECORDS = [{"id": f"s{i}", "caption": f"caption {i}", "cls": cls, "style": style} for i, (cls, style) in enumerate(
     [("cat", "photo"), ("dog", "photo"), ("cat", "sepia"), ("car", "photo"), ("dog", "sepia")]

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from smoothlib import models, paths, smoothness
-from smoothlib.datasets import load_scenes
-from smoothlib.generation import Generation, prompts_from
+from companion.base import paths
+from companion.data.load import load_scenes
+from companion.studies.base import load_row
+from companion.studies.smoothness import measure as smoothness
+from companion.studies.smoothness.generation import Generation, prompts_from
+from companion.studies.smoothness.walks import walk_prompts_from
+from companion.weights import pipelines as models
 from smoothlib.metrics.text_alignment import CaptionAlignment
-from smoothlib.study_base import load_row
-from smoothlib.walks import walk_prompts_from
 
 
 class MeanColours(nn.Module):

@@ -6,11 +6,13 @@ import pytest
 import torch
 from sample_records import make
 
-from smoothlib import staleness, status
-from smoothlib.config import ConfigurationError
-from smoothlib.results import comparison_table, save_record, stale
-from smoothlib.staleness import modules_behind, package_modules, source_hash, staleness_note, united
+from companion.base import staleness
+from companion.base.config import ConfigurationError
+from companion.base.staleness import modules_behind, package_modules, source_hash, staleness_note, united
+from companion.evidence import status
+from companion.evidence.records import comparison_table, save_record, stale
 
+RUNS, STATISTICS = "companion.runs.runs", "companion.evidence.statistics"
 SOURCE = '''"""A module."""
 
 import math  # for pi
@@ -73,12 +75,12 @@ def sources_as_now(monkeypatch):
 def test_a_record_names_the_modules_that_have_changed_since(sources_as_now):
     record = make()
     modules = record["provenance"]["modules"]
-    assert modules == modules_behind("statistics")
+    assert modules == modules_behind("companion.evidence.statistics")
     assert stale(record) == [] and staleness_note(record) == ""
-    assert modules["statistics"] == source_hash(staleness._file("statistics").read_text())
-    modules["statistics"] = modules["removed.module"] = "0" * 16
-    assert stale(record) == ["statistics", "removed.module"]
-    note = "Recorded with older code: smoothlib.statistics, smoothlib.removed.module have changed since."
+    assert modules[STATISTICS] == source_hash(staleness._file(STATISTICS).read_text())
+    modules[STATISTICS] = modules["walks"] = "0" * 16  # names of records from before there were two packages lead nowhere
+    assert stale(record) == [STATISTICS, "walks"]
+    note = f"Recorded with older code: {STATISTICS}, walks have changed since."
     assert staleness_note(record) == note
     assert note in str(comparison_table("table2", recorded=record)) and note in comparison_table("table2", recorded=record)._repr_html_()
     del record["provenance"]["modules"]
@@ -90,11 +92,13 @@ def package(tmp_path, monkeypatch):
     """A package of a few lines; the function writes a module and lets a new process begin."""
 
     def write(name, source):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(source)
+        file = tmp_path / "house" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
         monkeypatch.setattr(staleness, "_AT_IMPORT", staleness._all_sources())
 
-    monkeypatch.setattr(staleness, "PACKAGE", tmp_path)
+    monkeypatch.setattr(staleness, "HOME", tmp_path)
+    monkeypatch.setattr(staleness, "PACKAGES", ("house",))
     for name, source in {
         "__init__.py": "",
         "walks.py": "from typing import TYPE_CHECKING\nfrom .metrics import Even\nif TYPE_CHECKING:\n    from .never import X\n",
@@ -102,7 +106,7 @@ def package(tmp_path, monkeypatch):
         "metrics/even.py": "from .. import figures\nfrom ..sampling import sample\nclass Even: pass\n",
         "metrics/odd.py": "class Odd: pass\n",
         "sampling.py": "def sample():\n    from . import late\n    import torch\n",
-        "late.py": f"import {tmp_path.name}.absolute\nfrom {tmp_path.name} import walks\n",
+        "late.py": "import house.absolute\nfrom house import walks\n",
         "absolute.py": "",
         "never.py": "",
         "figures.py": "from . import behind_figures\n",
@@ -113,50 +117,53 @@ def package(tmp_path, monkeypatch):
 
 
 def test_the_modules_behind_a_result_are_those_that_its_own_imports(package):
-    found = modules_behind("walks")
-    assert list(found) == ["absolute", "late", "metrics.even", "sampling", "walks"]
-    assert set(modules_behind("metrics")) == {"metrics.even", "metrics.odd", *found}
-    assert list(modules_behind("absolute", "never")) == ["absolute", "never"]
-    assert set(package_modules()) == {*found, "metrics.odd", "never", "behind_figures"}
+    found = modules_behind("house.walks")
+    assert list(found) == [f"house.{name}" for name in ("absolute", "late", "metrics.even", "sampling", "walks")]
+    assert set(modules_behind("house.metrics")) == {"house.metrics.even", "house.metrics.odd", *found}
+    assert list(modules_behind("house.absolute", "house.never")) == ["house.absolute", "house.never"]
+    assert set(package_modules()) == {*found, *(f"house.{name}" for name in ("metrics.odd", "never", "behind_figures"))}
     with pytest.raises(ValueError, match="names has 'nowhere', but must be modules of"):
-        modules_behind("walks", "nowhere")
+        modules_behind("house.walks", "nowhere")
 
 
 def test_the_hashes_change_with_the_code_of_any_module_behind(package):
-    before = modules_behind("walks")
+    before = modules_behind("house.walks")
     package("late.py", "x = 1\n")
     package("never.py", "x = 1\n")
-    after = modules_behind("walks")
-    assert {name for name, _ in before.items() ^ after.items()} == {"late", "absolute"}  # `late` imports it no more
+    after = modules_behind("house.walks")
+    assert {name for name, _ in before.items() ^ after.items()} == {"house.late", "house.absolute"}  # `late` imports it no more
 
 
 def test_the_code_is_that_of_the_start_and_compared_with_that_of_now(package, tmp_path):
     """A module that is edited while a run goes on is not what made the result."""
-    record = {"provenance": {"modules": modules_behind("absolute")}}
+    record = {"provenance": {"modules": modules_behind("house.absolute")}}
     assert stale(record) == []
-    (tmp_path / "absolute.py").write_text("x = 2\n")
-    assert modules_behind("absolute") == record["provenance"]["modules"] and stale(record) == ["absolute"]
+    (tmp_path / "house" / "absolute.py").write_text("x = 2\n")
+    assert modules_behind("house.absolute") == record["provenance"]["modules"] and stale(record) == ["house.absolute"]
 
 
 def test_a_record_of_several_codes_is_older_than_the_code(package):
-    old = modules_behind("walks")
+    old = modules_behind("house.walks")
     package("sampling.py", "x = 1\n")
-    new = modules_behind("walks")
+    new = modules_behind("house.walks")
     together = united([old, new, {staleness.OUTSIDE: "0" * 16}])
-    assert together["sampling"] == sorted([old["sampling"], new["sampling"]]) and together["walks"] == new["walks"]
+    assert together["house.sampling"] == sorted([old["house.sampling"], new["house.sampling"]])
+    assert together["house.walks"] == new["house.walks"]
     assert united([new]) == new and stale({"provenance": {"modules": united([new])}}) == []
-    assert stale({"provenance": {"modules": together}}) == ["sampling"]
+    assert stale({"provenance": {"modules": together}}) == ["house.sampling"]
 
 
 def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):
     record = make()
     save_record(record, tmp_path / "table2_recon.json")
-    record["provenance"]["modules"]["statistics"] = "0" * 16
+    record["provenance"]["moved"] = {"from": "0" * 40, "recorded_modules": {}}
+    save_record(record, tmp_path / "moved.json")
+    record["provenance"]["modules"][STATISTICS] = "0" * 16
     save_record(record | {"name": "train_base"}, tmp_path / "train_base.json")
     del record["provenance"]["modules"]
     (tmp_path / "before.json").write_text(json.dumps(record | {"name": "before"}), encoding="utf-8")  # from before there were seals
     table = status.execution_table(folder=tmp_path)
-    assert list(table.index) == ["before", "table2_recon", "train_base"]
+    assert list(table.index) == ["before", "moved", "table2_recon", "train_base"]
     row, made = table.loc["table2_recon"], record["provenance"]
     assert (row["Recorded"], row["Minutes"], row["Items"]) == (made["date"][:10], "1.0", "12")
     assert row["Commit"].startswith(made["commit"][:10]) if made["commit"] else row["Commit"] == "none"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from smoothlib.statistics import compare_rows, holm, mean_interval, paired_comparison
+from companion.evidence.statistics import compare_rows, holm, mean_interval, paired_comparison
 
 VALUES = np.random.default_rng(1).gamma(2.0, size=64)
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from benchmarks.gradient_error import error, gradient_of
 from benchmarks.real_samples import lora_unet, real_samples
-from smoothlib.regularizer import StepwiseVariation
-from smoothlib.step_choice import LADDER, choose_rung, nearest_rung
+from smoothlib.regularizer.step_choice import LADDER, choose_rung, nearest_rung
+from smoothlib.regularizer.variation import StepwiseVariation
 
 
 def erring(truncation, order, rounding, size=200):

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from sample_records import make
 
-from smoothlib import results, runs, staleness
-from smoothlib.runs import code_of, origins, run_folder, run_items
-from smoothlib.staleness import modules_behind
-from smoothlib.walks import LatentWalk
+from companion.base import staleness
+from companion.base.staleness import modules_behind
+from companion.evidence import records as results
+from companion.runs import runs
+from companion.runs.runs import code_of, origins, run_folder, run_items
+from companion.studies.smoothness.walks import LatentWalk
+
+SAMPLING = "smoothlib.sampling"
 
 
 class Procedure:
@@ -41,7 +45,7 @@ def run(items, procedure, root, **options):
 def test_an_edited_procedure_is_run_again_and_the_edit_taken_back_finds_its_results(tmp_path, edit, capsys):
     first = run([1, 2, 3], Procedure(1.0), tmp_path)
     assert capsys.readouterr().err == ""
-    edit(inversion="x = 1\n", sampling="y = 1\n")
+    edit(**{"smoothlib.inversion": "x = 1\n", SAMPLING: "y = 1\n"})
     second = run([1, 2, 3, 4], Procedure(2.0), tmp_path)
     assert [one["says"] for one in second] == [2.0] * 4
     said = capsys.readouterr().err
@@ -56,32 +60,32 @@ def test_an_edited_procedure_is_run_again_and_the_edit_taken_back_finds_its_resu
 
 def test_a_comment_is_no_edit(tmp_path, edit):
     first = run([1], Procedure(1.0), tmp_path)
-    edit(sampling="# a comment\n" + staleness._all_sources()["sampling"])
+    edit(**{SAMPLING: "# a comment\n" + staleness._all_sources()[SAMPLING]})
     assert run([1], Procedure(2.0), tmp_path) == first
 
 
 def test_results_of_other_code_are_taken_on_request_and_make_the_record_older_than_the_code(tmp_path, edit, capsys, monkeypatch):
     run([1, 2], Procedure(1.0), tmp_path)
-    old = modules_behind("sampling")["sampling"]
-    edit(sampling="x = 1\n")
+    old = modules_behind(SAMPLING)[SAMPLING]
+    edit(**{SAMPLING: "x = 1\n"})
     monkeypatch.setenv(runs.REUSE, "1")
     both = run([1, 2, 3], Procedure(2.0), tmp_path)
     assert [one["says"] for one in both] == [1.0, 1.0, 2.0]
     assert "taken as they are, because SMOOTHLIB_REUSE is set" in capsys.readouterr().err
-    assert {origin.modules["sampling"] for origin in origins(both)} == {old, modules_behind("sampling")["sampling"]}
+    assert {origin.modules[SAMPLING] for origin in origins(both)} == {old, modules_behind(SAMPLING)[SAMPLING]}
 
     provenance = results.provenance(config={}, models={}, data_hash="", seed=0, dtype="float32", duration=1, origins=origins(both))
     record = make(provenance=provenance)
-    assert len(record["provenance"]["modules"]["sampling"]) == 2 and "sampling" in results.stale(record)
-    assert "smoothlib.sampling" in results.staleness_note(record)
+    assert len(record["provenance"]["modules"][SAMPLING]) == 2 and SAMPLING in results.stale(record)
+    assert SAMPLING in results.staleness_note(record)
     alone = results.provenance(config={}, models={}, data_hash="", seed=0, dtype="float32", duration=1, origins=origins(both[:2]))
-    assert alone["modules"]["sampling"] == old  # stamped with the code of its items, not of the process that assembles it
+    assert alone["modules"][SAMPLING] == old  # stamped with the code of its items, not of the process that assembles it
 
 
 @pytest.mark.parametrize("value", ["", "0"])
 def test_an_empty_or_zero_request_is_none(tmp_path, edit, monkeypatch, value):
     run([1], Procedure(1.0), tmp_path)
-    edit(sampling="x = 1\n")
+    edit(**{SAMPLING: "x = 1\n"})
     monkeypatch.setenv(runs.REUSE, value)
     assert run([1], Procedure(2.0), tmp_path)[0]["says"] == 2.0
 
@@ -89,7 +93,7 @@ def test_an_empty_or_zero_request_is_none(tmp_path, edit, monkeypatch, value):
 def test_a_list_of_modules_that_is_damaged_or_of_another_code_is_not_believed(tmp_path, edit, monkeypatch):
     run([1], Procedure(1.0), tmp_path)
     (file,) = tmp_path.glob(f"test/*/*/{runs.CODE}")
-    edit(sampling="x = 1\n")
+    edit(**{SAMPLING: "x = 1\n"})
     monkeypatch.setenv(runs.REUSE, "1")
     for content in ("", "{", "[]", file.read_text().replace("sampling", "sampled")):
         file.write_text(content)
@@ -98,7 +102,10 @@ def test_a_list_of_modules_that_is_damaged_or_of_another_code_is_not_believed(tm
 
 def test_the_code_of_a_procedure_is_what_its_module_imports():
     found = code_of(LatentWalk.__new__(LatentWalk))
-    assert found == modules_behind("walks", "runs") and {"interpolation", "metrics.istd", "runs"} <= found.keys()
+    assert (
+        found == modules_behind("companion.studies.smoothness.walks", "companion.runs.runs")
+        and {"interpolation", "metrics.istd", "runs"} <= found.keys()
+    )
     assert "training" not in found and "regularizer" not in found
     for name in ("walks", "generation", "reconstruction", "pair_walks"):  # weights and images are in the key by their content
         assert not {"adapters", "datasets", "models", "smoothness", "study"} & modules_behind(name).keys()
@@ -108,9 +115,9 @@ def test_the_code_of_a_procedure_is_what_its_module_imports():
 
 def test_an_edit_reaches_the_procedures_that_import_it_and_no_others(edit):
     names = ("reconstruction", "walks", "generation")
-    before = {name: modules_behind(name, "runs") for name in names}
+    before = {name: modules_behind(name, "companion.runs.runs") for name in names}
     edit(inversion=staleness._all_sources()["inversion"].replace("z", "y"))
-    assert [modules_behind(name, "runs") == before[name] for name in names] == [False, False, True]
+    assert [modules_behind(name, "companion.runs.runs") == before[name] for name in names] == [False, False, True]
 
 
 def test_a_copied_file_is_not_taken_for_another_item_run_or_code(tmp_path, edit):
@@ -123,7 +130,7 @@ def test_a_copied_file_is_not_taken_for_another_item_run_or_code(tmp_path, edit)
     calls = Procedure(2.0)
     run_items([1, 2], calls, name="test", config={"seed": 1}, root=tmp_path, progress=False)
     assert calls.done == [[1], [2]]
-    edit(sampling="x = 1\n")
+    edit(**{SAMPLING: "x = 1\n"})
     run([1], Procedure(3.0), tmp_path)
     (newer,) = (file for file in tmp_path.glob(f"test/{one.parts[-3]}/*/{one.name}") if file.parent != one.parent)
     shutil.copy(one, newer)

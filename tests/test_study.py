@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from smoothlib import config, datasets, models, paths
+from companion.base import config, paths
+from companion.data import load as datasets
+from companion.studies.rows import Row
+from companion.studies.smoothness.study import PARAMETERS, Study, judge_sentence, seed_table
+from companion.weights import pipelines as models
 from smoothlib.metrics.frechet import frechet_floor
-from smoothlib.rows import Row
-from smoothlib.study import PARAMETERS, Study, judge_sentence, seed_table
 
 SMALL = dict(
     model="mini",
@@ -73,7 +75,8 @@ def test_the_record_holds_rows_seeds_and_totals(tmp_path, monkeypatch):
     assert metrics["frechet_distance"]["n"] == metrics["kernel_distance"]["n"] == 3 and metrics["istd"]["n"] == 2  # images; prompts
     assert record["facts"]["adapters"] == {"Base": [None], "Again": [None]}
     assert record["facts"]["training_seeds"]["Again"]["frechet"] == [measured["Again"][0].frechet]
-    assert {"smoothness", "statistics", "study", "walks"} <= record["provenance"]["modules"].keys()
+    used = {"evidence.statistics", *(f"studies.smoothness.{name}" for name in ("measure", "study", "walks"))}
+    assert {f"companion.{name}" for name in used} <= record["provenance"]["modules"].keys()
     assert record["row_fields"]["Again"]["weights"] == [models.fingerprint("mini")]
     assert seed_table(measured).loc[("Base", 0), "cv"] == pytest.approx(metrics["cv"]["mean"], abs=1e-4)
     assert study.walks_figure(measured, limit=1).axes

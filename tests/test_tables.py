@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import pytest
 from sample_records import VAE, make, make_with_columns
 
-from smoothlib.paper import load_paper_table
-from smoothlib.results import comparison_table, load_record, paired_tests, save_record
-from smoothlib.statistics import mean_interval
+from companion.evidence.paper import load_paper_table
+from companion.evidence.records import comparison_table, load_record, paired_tests, save_record
+from companion.evidence.statistics import mean_interval
 
 
 def test_the_headline_leaves_out_what_answers_to_no_printed_row():

@@ -15,12 +15,12 @@ import torch
 import yaml
 from torch import nn
 
-from smoothlib import paths
-from smoothlib.directional import FORMER_DIFFERENCES
-from smoothlib.objectives import Objective
-from smoothlib.objectives.denoising import DenoisingObjective
-from smoothlib.training import ExponentialMovingAverage, Trainer, TrainingConfig, learning_rate_at, load_config, step_indices
-from smoothlib.training_config import FREE_TO_CHANGE, Loader
+from companion.base import paths
+from companion.training.loop import ExponentialMovingAverage, Trainer, learning_rate_at, step_indices
+from companion.training.objectives import Objective
+from companion.training.objectives.denoising import DenoisingObjective
+from companion.training.settings import FREE_TO_CHANGE, Loader, TrainingConfig, load_config
+from smoothlib.regularizer.gradients import FORMER_DIFFERENCES
 
 SETTINGS = dict(objective="autoencoder", export_to="test", steps=12, batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=3)
 
@@ -94,10 +94,10 @@ def test_kill_minus_nine_then_resume_equals_an_unbroken_run(tmp_path, monkeypatc
         """
         import sys, time, pathlib
         sys.path[:0] = [sys.argv[2], sys.argv[3]]
-        from smoothlib import paths
+        from companion.base import paths
         paths.RUNS = pathlib.Path(sys.argv[1])
         from test_training import Regression, SETTINGS
-        from smoothlib.training import Trainer, TrainingConfig
+        from companion.training.loop import Trainer, TrainingConfig
         t = Trainer(Regression(), TrainingConfig(**{"name": "toy", **SETTINGS, "steps": 400, "checkpoint_minutes": 1e-9}))
         step = t.optimiser_step
         def slow():

@@ -7,13 +7,13 @@ import pytest
 import yaml
 from tiny import assert_one_sentence
 
-from smoothlib import paths
-from smoothlib.config import ConfigurationError
-from smoothlib.objectives import OBJECTIVES
-from smoothlib.objectives.base import known_options
-from smoothlib.objectives.denoising import DenoisingObjective
-from smoothlib.regularizer import StepwiseVariation
-from smoothlib.training_config import ALLOWED, Loader, TrainingConfig, load_config, parse_settings
+from companion.base import paths
+from companion.base.config import ConfigurationError
+from companion.training.objectives import OBJECTIVES
+from companion.training.objectives.base import known_options
+from companion.training.objectives.denoising import DenoisingObjective
+from companion.training.settings import ALLOWED, Loader, TrainingConfig, load_config, parse_settings
+from smoothlib.regularizer.variation import StepwiseVariation
 
 SETTINGS = dict(objective="autoencoder", export_to="test", steps=12, batch_size=4, learning_rate=1e-2)
 

@@ -9,18 +9,18 @@ import textwrap
 import pytest
 import torch
 
-from smoothlib import paths
+from companion.base import paths
 
 SCRIPT = textwrap.dedent(
     """
     import pathlib, sys
     import torch
     sys.path[:0] = [sys.argv[2], sys.argv[3]]
-    from smoothlib import paths
+    from companion.base import paths
     folder, batch_size, steps = pathlib.Path(sys.argv[1]), int(sys.argv[4]), int(sys.argv[5])
     difference = "auto" if steps > 1 else 0.001
-    from smoothlib.objectives import DenoisingObjective
-    from smoothlib.training import Trainer, TrainingConfig
+    from companion.training.objectives import DenoisingObjective
+    from companion.training.loop import Trainer, TrainingConfig
     paths.RUNS = folder
     torch.manual_seed(0)
     options = dict(split="compositional", trainable="lora", rank=2, regularization=1.0)

@@ -5,9 +5,9 @@ import torch
 from tiny import noise, tiny_pipeline
 
 from smoothlib.diffusion import predict_x0
-from smoothlib.regularizer import step_variation, unit_directions
+from smoothlib.regularizer.profile import variation_profile
+from smoothlib.regularizer.variation import step_variation, unit_directions
 from smoothlib.sampling import encode_prompts
-from smoothlib.variation_profile import variation_profile
 
 
 def test_it_is_the_regularizers_r():

@@ -7,12 +7,24 @@ import pytest
 import torch
 from tiny import tiny_pipeline
 
-from smoothlib import datasets, models, runs, smoothness
-from smoothlib.generation import Generation, Prompt, initial_noise, prompts_from
-from smoothlib.interpolation import latent_walk
+from companion.data import load as datasets
+from companion.runs import runs
+from companion.studies.smoothness import measure as smoothness
+from companion.studies.smoothness.generation import Generation, Prompt, initial_noise, prompts_from
+from companion.studies.smoothness.walks import (
+    CONVENTIONS,
+    LatentWalk,
+    WalkPrompt,
+    forward_seconds,
+    run_walks,
+    walk_prompts_from,
+    walk_prompts_of,
+    walk_values,
+)
+from companion.weights import pipelines as models
+from smoothlib.interpolation.walk import latent_walk
 from smoothlib.metrics.istd import InterpolationStandardDeviation, step_distances, step_statistics
 from smoothlib.sampling import encode_prompts
-from smoothlib.walks import CONVENTIONS, LatentWalk, WalkPrompt, forward_seconds, run_walks, walk_prompts_from, walk_prompts_of, walk_values
 
 SETTINGS = dict(guidance_scale=3.0, num_inference_steps=2, frames=4)
 PROMPTS = [WalkPrompt("a", "a red car", 1, 11), WalkPrompt("b", "a dog", 2, 12), WalkPrompt("c", "a cat", 3, 13)]

@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from smoothlib import paths
-from smoothlib.cards import write_card
+from companion.base import paths
+from companion.weights.cards import write_card
 
 IMAGE_SIZE = 16
 LATENT_SHAPE = (4, 8, 8)

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from smoothlib import paths
+from companion.base import paths
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any
 
 import nbformat
 
-from smoothlib import paths
-from smoothlib.results import comparison_table, load_record, record_files
+from companion.base import paths
+from companion.evidence.records import comparison_table, load_record, record_files
 
 TAG = "injected-parameters"
 START = "The outputs on this page are of a run with"

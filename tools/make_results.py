@@ -23,13 +23,13 @@ from typing import Any
 import torch
 import yaml
 
-from smoothlib import paths
-from smoothlib.cards import CARD
-from smoothlib.config import config_hash
-from smoothlib.files import atomic_write
-from smoothlib.machine import machine
-from smoothlib.models import load_pipeline
-from smoothlib.staleness import modules_behind, package_modules
+from companion.base import paths
+from companion.base.config import config_hash
+from companion.base.files import atomic_write
+from companion.base.machine import machine
+from companion.base.staleness import PACKAGES, modules_behind, package_modules
+from companion.weights.cards import CARD
+from companion.weights.pipelines import load_pipeline
 
 TABLE, LEDGER = paths.CONFIGS / "results.yaml", paths.DATA / "recorded.json"
 
@@ -70,18 +70,17 @@ def code_cells(notebook: Path) -> list[str]:
 
 
 def imported_modules(sources: list[str]) -> list[str]:
-    """The modules of smoothlib that these cells import, as relative names; lines that only IPython understands are passed over."""
+    """The modules of this project that these cells import; lines that only IPython understands are passed over."""
     text = "\n".join(line for source in sources for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
     known, found = package_modules(), set()
     for node in ast.walk(ast.parse(_without_empty_blocks(text))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "smoothlib":
-            package = node.module.partition(".")[2]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
             for alias in node.names:
-                inner = f"{package}.{alias.name}".strip(".")
-                found.add(inner if inner in known else package)
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in known else node.module)
         elif isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("smoothlib.")}
-    return sorted(found - {""})
+            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] in PACKAGES}
+    return sorted(found - set(PACKAGES))
 
 
 def _without_empty_blocks(text: str) -> str:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
-from smoothlib import paths
-from smoothlib.files import atomic_write
+from companion.base import paths
+from companion.base.files import atomic_write
 
 NOTE = paths.RUNS / "retrain.json"
 PARTS = ("train", "test", "compositional", "edits", "drags", "card")
@@ -36,12 +36,12 @@ class Stage:
 def training(name: str, minutes: float | None, needs_gpu: bool = False) -> Stage:
     """A stage that one file of configs/training describes."""
     file = paths.CONFIGS / "training" / f"{name}.yaml"
-    return Stage(name, (("-m", "smoothlib.training", "--config", str(file), *OVERWRITE),), minutes, needs_gpu)
+    return Stage(name, (("-m", "companion.training", "--config", str(file), *OVERWRITE),), minutes, needs_gpu)
 
 
 OVERWRITE = ("--overwrite",)
 STAGES = (
-    Stage("scenes", tuple(("-m", "smoothlib.scenes.build", part) for part in PARTS), 60),
+    Stage("scenes", tuple(("-m", "companion.world.build", part) for part in PARTS), 60),
     training("vae", 21),
     training("base", 30),
     training("base_continued", 108),

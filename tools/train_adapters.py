@@ -9,9 +9,10 @@ import argparse
 
 import yaml
 
-from smoothlib import models, paths
-from smoothlib.training import train
-from smoothlib.training_config import Loader, load_config
+from companion.base import paths
+from companion.training.loop import train
+from companion.training.settings import Loader, load_config
+from companion.weights import pipelines as models
 
 LIST, COMMON = paths.CONFIGS / "adapters.yaml", paths.CONFIGS / "training" / "smooth_lora.yaml"
 

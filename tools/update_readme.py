@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smoothlib import paths, results
-from smoothlib.cards import read_card
-from smoothlib.claims import CHECKED, ClaimsTable, Verdict, evaluate
-from smoothlib.claims_table import markdown_table
-from smoothlib.evidence import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
+from companion.base import paths
+from companion.evidence import records as results
+from companion.evidence.claims import CHECKED, ClaimsTable, Verdict, evaluate
+from companion.evidence.claims_table import markdown_table
+from companion.evidence.weighing import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
+from companion.weights.cards import read_card
 
 README = paths.ROOT / "README.md"
 LABELS = {  # metric of the card -> what it says, its format

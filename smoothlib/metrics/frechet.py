@@ -1,7 +1,7 @@
 """Fréchet distance between two sets of images in the feature space of a given network.
 
 It is the formula of FID (Heusel et al. 2017) on other features than InceptionV3's, so its values compare with each other only, at one
-extractor, one resolution and one number of images, and are never called FID. FID itself is in `frechet_inception`.
+extractor, one resolution and one number of images, and are never called FID. FID itself is in `companion.judges.inception`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from .features import ImageNetFeatures
+from companion.judges.features import ImageNetFeatures
+
 from .images import state_name
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from companion.judges.networks import load_network_weights
+
 from .images import check_pair, check_value_range, state_name
-from .networks import load_network_weights
 
 # metric -> its convention in words: recorded beside every number, and part of what a stored result is found again by
 CONVENTIONS = {

@@ -1,0 +1,1 @@
+"""What everything else stands on: places, parameters, whole files, machines, progress, hashes of the code."""

@@ -1,0 +1,227 @@
+"""Which code makes a result, and is a recorded result older than it? Stored results and records hold a hash of every module behind them.
+
+The modules behind a result are found in the source: the module that computes it, those that this one imports, and so on. What a process
+happens to have imported besides does not count.
+
+A hash is of the module's tokens without comments, docstrings, blank lines and line breaks: editing prose makes no result stale. Tokens, not
+the syntax tree, because `ast.dump` differs between Python versions; f-strings, which are one token before Python 3.12 and several since,
+are taken as one. Needs nothing outside the standard library, so that the book's build can ask too.
+"""
+
+import ast
+import hashlib
+import io
+import token
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["UNKNOWN", "modules_behind", "package_modules", "source_hash", "stale", "staleness_note", "united"]
+
+Modules = Mapping[str, str]  # dotted name -> hash of its source
+
+UNKNOWN = "unknown"  # what `stale` answers for a record that holds no hashes
+OUTSIDE = "(procedure)"  # stands for the source of a procedure from elsewhere
+# Modules and packages that cannot change a measured value, and why. Besides these, `__init__` files: they only give names.
+WITHOUT_INFLUENCE = frozenset(
+    [
+        "companion.base",
+        "companion.book",
+        "companion.evidence.chance",
+        "companion.evidence.claims",
+        "companion.evidence.claims_table",
+        "companion.evidence.paper",
+        "companion.evidence.provenance",
+        "companion.evidence.recipes",
+        "companion.evidence.record_checks",
+        "companion.evidence.records",
+        "companion.evidence.statements",
+        "companion.evidence.status",
+        "companion.evidence.tables",
+        "companion.evidence.weighing",
+        "companion.studies.rows",
+        "companion.weights.cards",
+    ]
+)
+HOME = Path(__file__).resolve().parents[2]  # the folder that holds both packages
+PACKAGES = ("companion", "smoothlib")
+FSTRINGS = {  # Python 3.12 on: the token that begins one (t-strings too) -> the token that ends it
+    getattr(token, f"{kind}STRING_START"): getattr(token, f"{kind}STRING_END") for kind in "FT" if hasattr(token, f"{kind}STRING_START")
+}
+DROPPED = {token.COMMENT, token.NL, token.ENCODING, token.ENDMARKER}
+
+
+def _file(name: str) -> Path:
+    return HOME.joinpath(*name.split(".")).with_suffix(".py")
+
+
+def _all_sources() -> dict[str, str]:
+    """Dotted name -> source of every module of both packages; a package's is that of its `__init__`."""
+    every = [file for package in PACKAGES for file in sorted((HOME / package).rglob("*.py"))]
+    files = {file.relative_to(HOME).with_suffix("").parts: file for file in every}
+    return {".".join(part for part in parts if part != "__init__"): file.read_text(encoding="utf-8") for parts, file in files.items()}
+
+
+def _without_influence(name: str) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in WITHOUT_INFLUENCE)
+
+
+_AT_IMPORT = _all_sources()  # as they were when this process began: a file that is edited during a long run is not what made its result
+
+
+def modules_behind(*names: str) -> dict[str, str]:
+    """Name -> hash of every module that can influence what the modules `names` compute: they and all that they import, in turn.
+
+    Imports inside functions count, those for type checkers do not. A name that a package hands on ("from .metrics import X") leads to the
+    module that defines it. Modules without influence on a value neither count nor lead further. Imports nothing.
+
+    Raises ValueError for a name that is no module of the packages.
+    """
+    if unknown := [name for name in names if name not in _AT_IMPORT]:
+        raise ValueError(f"names has {unknown[0]!r}, but must be modules of {' or '.join(PACKAGES)}.")
+    found, waiting = set(), [name for name in names if _counts(name)]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _imports(name, _AT_IMPORT[name])
+    return {name: source_hash(_AT_IMPORT[name]) for name in sorted(found) if not _is_package(name)}
+
+
+def package_modules() -> dict[str, str]:
+    """Name -> hash of all modules of the packages that can influence a value: what is known of a procedure from elsewhere."""
+    return {name: source_hash(source) for name, source in _AT_IMPORT.items() if _counts(name) and not _is_package(name)}
+
+
+def united(codes: Iterable[Modules]) -> dict[str, str | list[str]]:
+    """The modules behind several results; one that was not the same for all has the list of its hashes."""
+    together: dict[str, set[str]] = {}
+    for modules in codes:
+        for name, made_with in modules.items():
+            if name != OUTSIDE:
+                together.setdefault(name, set()).add(made_with)
+    return {name: min(hashes) if len(hashes) == 1 else sorted(hashes) for name, hashes in sorted(together.items())}
+
+
+def _counts(name: str) -> bool:
+    return name in _AT_IMPORT and not _without_influence(name)
+
+
+def _is_package(name: str) -> bool:
+    return (HOME.joinpath(*name.split(".")) / "__init__.py").is_file()
+
+
+def _imports(name: str, source: str, wanted: str | None = None) -> list[str]:
+    """The modules of the packages that `name` imports and that count; `wanted`: those behind this one of its names alone."""
+    found = []
+    for node in _statements_that_run(ast.parse(source)):
+        if isinstance(node, ast.Import) and wanted is None:
+            found += [alias.name for alias in node.names if "." in alias.name and alias.name.partition(".")[0] in PACKAGES]
+        elif isinstance(node, ast.ImportFrom) and (origin := _imported_from(name, node)) is not None:
+            for alias in node.names:
+                if wanted in (None, alias.asname or alias.name):
+                    found += _owners(origin, alias.name)
+    return [module for module in found if _counts(module)]
+
+
+def _imported_from(name: str, node: ast.ImportFrom) -> str | None:
+    """The module or package that "from ... import" names in module `name`; None for one from elsewhere."""
+    if not node.level:
+        return node.module if (node.module or "").partition(".")[0] in PACKAGES else None
+    parts = name.split(".")
+    above = node.level - _is_package(name)  # a package counts from itself
+    return ".".join([*parts[: len(parts) - above], *(node.module or "").split(".")]).strip(".")
+
+
+def _owners(origin: str, name: str) -> list[str]:
+    """The modules that "from origin import name" leads to."""
+    if (submodule := f"{origin}.{name}") in _AT_IMPORT:
+        return [submodule]
+    if not _is_package(origin):
+        return [origin]
+    return _imports(origin, _AT_IMPORT[origin], wanted=name) or [origin]
+
+
+def _statements_that_run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those below "if TYPE_CHECKING"."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from (inner for branch in node.orelse for inner in (branch, *_statements_that_run(branch)))
+        else:
+            yield node
+            yield from _statements_that_run(node)
+
+
+def stale(record: Mapping[str, Any]) -> list[str]:
+    """The modules that are not those behind the record: changed, gone, or several; ["unknown"] for a record that holds no hashes."""
+    recorded = record["provenance"].get("modules")
+    if recorded is None:
+        return [UNKNOWN]
+    return [
+        name for name, made_with in recorded.items() if not _file(name).is_file() or _hash_now(name) != made_with
+    ]  # one of a list differs
+
+
+def _hash_now(name: str) -> str:
+    return source_hash(_file(name).read_text(encoding="utf-8"))
+
+
+def staleness_note(record: Mapping[str, Any]) -> str:
+    """One sentence for whoever shows the record; empty where it is as new as the code."""
+    changed = stale(record)
+    if changed == [UNKNOWN]:
+        return "Whether the code has changed since this was recorded is unknown: the record does not say which code made it."
+    if not changed:
+        return ""
+    modules = ", ".join(changed)
+    return f"Recorded with older code: {modules} {'has' if len(changed) == 1 else 'have'} changed since."
+
+
+@cache
+def source_hash(source: str) -> str:
+    """16 hex digits of SHA-256 over what Python executes of `source`; the same on Python 3.11 to 3.13."""
+    digest = hashlib.sha256()
+    for statement in _statements(source):
+        if statement and all(kind == token.STRING for kind, _ in statement):
+            continue  # a docstring
+        for kind, text in statement:
+            digest.update(f"{token.tok_name[kind]} {len(text)} {text}\n".encode())
+        digest.update(b"end\n")
+    return digest.hexdigest()[:16]
+
+
+def _statements(source: str) -> Iterator[list[tuple[int, str]]]:
+    """Logical lines as (kind, text); a change of indentation is a line of its own, whatever its width."""
+    line: list[tuple[int, str]] = []
+    for kind, text in _tokens(source):
+        if kind in (token.INDENT, token.DEDENT):
+            yield [(kind, "")]
+        elif kind == token.NEWLINE:
+            yield line
+            line = []
+        else:
+            line.append((kind, text))
+
+
+def _tokens(source: str) -> Iterator[tuple[int, str]]:
+    lines = source.splitlines(keepends=True)
+    opened: list[tuple[int, tuple[int, int]]] = []  # f-strings that are being read: the token that ends each, and where it began
+    for found in tokenize.generate_tokens(io.StringIO(source).readline):
+        if found.type in FSTRINGS:
+            opened.append((FSTRINGS[found.type], found.start))
+        elif opened and found.type == opened[-1][0]:
+            _, start = opened.pop()
+            if not opened:
+                yield token.STRING, _between(lines, start, found.end)
+        elif not opened and found.type not in DROPPED:
+            yield found.type, found.string
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The text from (row, column) to (row, column), rows from 1."""
+    if start[0] == end[0]:
+        return lines[start[0] - 1][start[1] : end[1]]
+    inner = lines[start[0] : end[0] - 1]
+    return "".join([lines[start[0] - 1][start[1] :], *inner, lines[end[0] - 1][: end[1]]])

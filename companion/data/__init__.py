@@ -1,0 +1,1 @@
+"""Captioned images as items, whatever they come from."""

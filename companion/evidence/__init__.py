@@ -1,0 +1,1 @@
+"""Records of runs with their provenance, and what they say about the paper's claims."""

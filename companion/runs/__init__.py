@@ -1,0 +1,1 @@
+"""The result of every item once, stored where the next run finds it."""

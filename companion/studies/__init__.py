@@ -1,0 +1,1 @@
+"""One family of results each: the procedure over items, and the study that loads, measures, records and shows."""

@@ -1,0 +1,1 @@
+"""Figures 3 and 7: interpolation between two real images."""

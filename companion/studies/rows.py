@@ -1,0 +1,71 @@
+"""Rows of tables and figures: a label for show, and the fields that a program goes by."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.config import config_hash
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its label, the adapters that answer to it, one per training seed (None: the base model), and what it computes.
+
+    settings: the row's own procedure and settings, a dataclass; None where all rows of the study compute the same.
+    paper_row: the paper's row that it answers to. model: the row's own model; None: the study's.
+    """
+
+    label: str
+    adapters: tuple[str | None, ...] = (None,)
+    settings: Any = None
+    paper_row: str | None = None
+    model: str | None = None
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter of a row that has one."""
+        (adapter,) = self.adapters
+        return adapter
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raises ValueError, one sentence, where two rows have one label, or a row has no adapter: results are shown by their labels."""
+    if repeated := [label for label, count in Counter(row.label for row in rows).items() if count > 1]:
+        raise ValueError(f"rows has the label {repeated[0]!r} more than once, but must have different labels.")
+    if empty := [row.label for row in rows if not row.adapters]:
+        raise ValueError(f"rows must have at least one adapter each (None is the base model), but {empty[0]!r} has none.")
+
+
+def adapter_titles(adapters: Sequence[str]) -> dict[str | None, str]:
+    """Adapter -> how rows are called after it, by the name of its folder; the base model (None) first: "Base", "Smooth".
+
+    Raises ValueError where two titles are equal.
+    """
+    titles = {None: "Base"} | {adapter: (name := Path(adapter).name)[:1].upper() + name[1:] for adapter in adapters}
+    if len(titles) <= len(adapters) or len(set(titles.values())) < len(titles):
+        raise ValueError(
+            f"adapters is {', '.join(map(str, adapters))}, but must have different folder names, none of them 'base' (the first letter may "
+            "be a capital or not): rows are called after them."
+        )
+    return titles
+
+
+def repeated_rows(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Rows of a record that were trained once each and differ in the training seed alone: the first by seed -> all of them, by seed.
+
+    Decided by the record's `row_fields`; a record from before there were any has none.
+    """
+    groups: dict[str, dict[int, str]] = {}
+    for label, fields in record.get("row_fields", {}).items():
+        if fields["training"] is not None and len(fields["training_seeds"]) == 1:
+            same = {name: value for name, value in fields.items() if name not in ("adapters", "weights", "training_seeds")}
+            groups.setdefault(config_hash(same), {}).setdefault(fields["training_seeds"][0], label)
+    found = ([label for _, label in sorted(seeds.items())] for seeds in groups.values())
+    return {labels[0]: labels for labels in found if len(labels) > 1}
+
+
+def glue_key(label: str) -> str:
+    """A label as part of a name that prose can quote: "Base + DDIM" gives base___ddim."""
+    return "".join(c if c.isalnum() else "_" for c in label.lower())

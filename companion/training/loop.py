@@ -1,0 +1,263 @@
+"""One training loop on accelerate: `python -m companion.training --config configs/training/base.yaml`.
+
+Everything random in step k (which examples, noise, dropout of captions) comes from a generator seeded by (seed, k), drawn for the whole
+step and dealt out to processes and micro-batches. So a run that was killed and resumed from its checkpoint ends in the same weights as an
+unbroken one, and two processes take the step that one process takes with twice the batch.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from ..base import paths
+from ..base.files import atomic_write
+from ..base.machine import machine
+from ..weights.cards import training_facts, write_card
+from .exports import check_weights, claim_export_folder
+from .objectives import OBJECTIVES, Objective
+from .objectives.base import known_options
+from .settings import FREE_TO_CHANGE, TrainingConfig, load_config, parse_settings
+
+
+class ExponentialMovingAverage:
+    """Average of parameters with decay min(decay, (1 + k) / (10 + k)) at step k."""
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float):
+        self.parameters, self.decay = parameters, decay
+        self.averages = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the averages towards the parameters after `step` (0-based)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to_parameters(self) -> None:
+        """Replace the parameters by their averages."""
+        for parameter, average in zip(self.parameters, self.averages, strict=True):
+            parameter.copy_(average)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of one optimiser step, on all processes."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def step_indices(length: int, batch: int, seed: int, step: int) -> Tensor:
+    """The examples of step `step`: consecutive slices of one random order per epoch, (batch,) long."""
+    order_of = {}
+    positions = range(step * batch, (step + 1) * batch)
+    chosen = []
+    for position in positions:
+        epoch, offset = divmod(position, length)
+        if epoch not in order_of:
+            order_of[epoch] = torch.randperm(length, generator=torch.Generator().manual_seed(seed * 7_919 + epoch))
+        chosen.append(order_of[epoch][offset])
+    return torch.stack(chosen)
+
+
+def learning_rate_at(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then cosine decay to `final_learning_rate` of the peak."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    progress = torch.tensor(torch.pi * min(1.0, step / max(1, config.steps)))
+    decay = config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (1 + torch.cos(progress).item())
+    return config.learning_rate * warm * decay
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Drop log lines of steps that the checkpoint does not contain (they will be run again), and a line that a kill cut short."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        atomic_write(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step).encode())
+
+
+class Trainer:
+    """Runs an objective to its last step, from its checkpoint if there is one."""
+
+    def __init__(self, objective: Objective, config: TrainingConfig):
+        self.config, self.objective = config, objective
+        buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # running means are each process's, or reduced where they are made
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers])
+        self.identity = objective.identity()
+        trainable = [p for p in objective.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.parameters = trainable
+        self.average = ExponentialMovingAverage(trainable, config.ema_decay) if config.ema_decay else None
+        self.step, self.seconds = 0, 0.0
+        config.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint, self.log = config.folder / "checkpoint.pt", config.folder / "log.jsonl"
+        if self.checkpoint.exists():
+            self._restore()
+        if self.accelerator.is_main_process:
+            _truncate_log(self.log, self.step)
+
+    def _state(self) -> dict:
+        return {
+            "config": asdict(self.config),
+            "identity": self.identity,
+            "processes": self.accelerator.num_processes,
+            "step": self.step,
+            "seconds": self.seconds,
+            "parameters": [p.detach().cpu() for p in self.parameters],
+            "averages": self.average.averages if self.average else [],
+            "objective": self.objective.state(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def _restore(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        changed = {k for k, v in asdict(self.config).items() if state["config"].get(k) != v} - FREE_TO_CHANGE
+        if changed:
+            raise ValueError(
+                f"{self.checkpoint} belongs to other settings of {', '.join(sorted(changed))}: choose another name or delete it"
+            )
+        if state["identity"] != self.identity:
+            raise ValueError(f"{self.checkpoint} was trained on other data or from other weights: choose another name or delete it")
+        if state["processes"] != self.accelerator.num_processes:
+            raise ValueError(
+                f"{self.checkpoint} belongs to a run of {state['processes']} processes, this one has {self.accelerator.num_processes}: "
+                "resume with as many, choose another name or delete it"
+            )
+        with torch.no_grad():
+            for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(saved)
+            for average, saved in zip(self.average.averages if self.average else [], state["averages"], strict=True):
+                average.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state(state["objective"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint (main process), replacing the last one only when complete."""
+        if self.accelerator.is_main_process:
+            buffer = io.BytesIO()
+            torch.save(self._state(), buffer)
+            atomic_write(self.checkpoint, buffer.getbuffer())
+
+    def optimiser_step(self) -> dict[str, float]:
+        """One update; returns the loss and the objective's numbers.
+
+        Raises:
+            FloatingPointError: the loss or gradient is not finite; names the step, what was drawn and the last good checkpoint.
+        """
+        config, ranks, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(config, self.step)
+        self.objective.step = self.step
+        parts = config.gradient_accumulation_steps
+        per_step = config.batch_size * parts * ranks
+        indices = step_indices(len(self.objective), per_step, config.seed, self.step)
+        draws = self.objective.draw(per_step, step_generator(config.seed, self.step))
+        logged: dict[str, float] = {}
+        for part in range(parts):
+            # a micro-batch's rows lie side by side over the ranks: a batch split between processes sees the rows of one undivided
+            rows = slice((part * ranks + rank) * config.batch_size, (part * ranks + rank + 1) * config.batch_size)
+            last = part == parts - 1
+            with self.objective.kernels(), contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, numbers = self.model(indices[rows], {name: values[rows] for name, values in draws.items()})
+                self.accelerator.backward(loss / parts)
+            for name, value in {"loss": loss, **numbers}.items():
+                logged[name] = logged.get(name, 0.0) + value.item() / parts
+        norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
+        broken = torch.tensor(float(not (math.isfinite(norm) and math.isfinite(logged["loss"]))), device=self.accelerator.device)
+        if self.accelerator.reduce(broken, "sum") > 0:  # on any process: all stop
+            drawn = self.objective.describe(draws)
+            raise FloatingPointError(
+                f"loss {logged['loss']} with gradient norm {float(norm)} at step {self.step} of {config.name}{drawn and ', ' + drawn}; "
+                f"the last good checkpoint is {self.checkpoint if self.checkpoint.exists() else 'none yet'}"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.step)
+        self.step += 1
+        return logged
+
+    def run(self, stop_after: int | None = None) -> None:
+        """Train to the last step (or to step `stop_after`), logging and writing checkpoints on the way."""
+        self.model.train()
+        started = saved = time.monotonic()
+        before, seen = self.seconds, {}
+        last = min(self.config.steps, stop_after or self.config.steps)
+        while self.step < last:
+            for name, value in self.optimiser_step().items():
+                seen.setdefault(name, []).append(value)  # a number that only some steps have is averaged over those
+            self.seconds = before + time.monotonic() - started
+            if self.step % self.config.log_every == 0 or self.step == last:
+                self._log({name: float(f"{sum(values) / len(values):.6g}") for name, values in seen.items()})
+                seen = {}
+            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def _log(self, numbers: dict[str, float]) -> None:
+        line = {"step": self.step, **numbers, "learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 1)}
+        line |= {"machine": machine(self.accelerator.device)["name"]}
+        if self.accelerator.is_main_process:
+            with self.log.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+
+    def finish(self) -> None:
+        """Export the averaged weights and keep the log beside them."""
+        if self.average:
+            self.average.copy_to_parameters()
+        if self.accelerator.is_main_process:
+            folder = paths.MODELS / self.config.export_to
+            folder.mkdir(parents=True, exist_ok=True)
+            self.objective.eval()
+            self.objective.export(folder)
+            (folder / f"training-{self.config.name}.jsonl").write_text(self.log.read_text())
+            (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
+            # measurements belong to the weights that they were taken on: new weights start without any
+            write_card(folder, training=training_facts(folder), metrics=None)
+
+
+def train(config: TrainingConfig) -> None:
+    """Train what `config` describes and export it; refused where that would replace another training's weights (`claim_export_folder`)."""
+    claim_export_folder(config)
+    torch.manual_seed(config.seed)  # the initial weights
+    kind = OBJECTIVES[config.objective]
+    trainer = Trainer(kind(**known_options("objective_options", kind, config.objective_options)), config)
+    trainer.run()
+    check_weights(config.name, trainer.checkpoint, [*trainer.parameters, *(trainer.average.averages if trainer.average else [])])
+    trainer.finish()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace settings; objective_options.rank=4 names an inner one",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace weights of another training in the folder that is exported to")
+    arguments = parser.parse_args()
+    try:
+        overwrite = {"overwrite": True} if arguments.overwrite else {}
+        train(load_config(arguments.config, **parse_settings(arguments.set) | overwrite))
+    except (ValueError, OSError, FloatingPointError) as error:  # what the user can mend is one sentence
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

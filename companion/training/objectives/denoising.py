@@ -1,0 +1,283 @@
+"""The second stage: text-to-image diffusion on the latents, from scratch or as a fine-tune, with or without the regularizer."""
+
+import copy
+import hashlib
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from peft import LoraConfig
+from torch import Tensor
+
+from smoothlib.diffusion import predict_x0
+from smoothlib.regularizer.variation import StepwiseVariation, Variation
+
+from ...weights.cards import write_card
+from ...weights.fine_tune import FRACTION_BITS, save_difference
+from ...weights.pipelines import LORA_TARGET_MODULES, fingerprint, image_size, load_pipeline, load_vae
+from ...world import mini
+from .base import Draws, Objective, known_options
+from .latents import FolderLatents, SceneLatents
+from .saving import save_lora, save_pipeline
+
+FEED_FORWARD = ("proj_in", "proj_out", "proj", "net.2")
+CONVOLUTIONS = ("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "time_emb_proj")  # the last: what they add of the time
+LORA_LAYERS = {"attention": LORA_TARGET_MODULES, "all": (*LORA_TARGET_MODULES, *FEED_FORWARD, *CONVOLUTIONS)}
+SNR_WEIGHTS = {  # min-SNR weight of the network's own target: its error is that of x0_hat over snr, snr + 1 or 1
+    "epsilon": lambda snr, clipped: clipped / snr,
+    "v_prediction": lambda snr, clipped: clipped / (snr + 1),
+    "sample": lambda snr, clipped: clipped,
+}
+
+
+class DenoisingObjective(Objective):
+    """L_base + lambda L_reg (Eq. 14): the noise prediction's squared error and Step-wise Variation Regularization.
+
+    L_base = E || target - network(x_t, t, caption) ||^2, weighted per timestep by min(SNR, gamma) / SNR (Hang et al. 2023,
+    https://arxiv.org/abs/2303.09556) so that the nearly noise-free timesteps do not dominate; the target is the scheduler's prediction
+    type.
+
+    Args:
+        pipeline: what is trained: a folder of data/models, or any pipeline that `load_pipeline` knows.
+        trainable: `all` trains UNet and text encoder of the embedded architecture, from scratch or from those of the pipeline `start_from`;
+            `unet` every weight of the UNet of `pipeline`, and `lora` a LoRA of `rank` on its `lora_layers` (PEFT's, gaussian
+            initialisation), both with the text encoder frozen.
+        lora_layers: `attention`, the paper's projections, or `all`: the feed-forward layers and convolutions too.
+        caption_dropout: share of captions replaced by the empty one, so that guidance works.
+        min_snr_gamma: gamma above; 0 weights all timesteps alike.
+        split: scenes to train on; unused where `data` is given.
+        only, style: which of them, and in which style (see `SceneLatents`).
+        data, resolution, bad_images: a folder of images with captions, their size in pixels (None: the size that the model was made for),
+            and `error` or `skip` (see `FolderLatents`).
+        mirror: show each example mirrored half of the time; for captions that name no side.
+        regularization: lambda; 0 is the plain fine-tune.
+        regularizer: arguments of `StepwiseVariation`; among them the way to the gradient and its step, which is measured by default.
+        regularized_share: share of each batch that L_reg is measured on.
+        regularize_every: L_reg enters every k-th step alone, k times as strong (after StyleGAN2's lazy regularization; gradient
+            clipping and Adam's moments see the stronger steps as they are).
+        regularized_guidance: w of Eq. 5 for the x0_hat that L_reg is measured on, from the captions and the empty one; at 1, as in the
+            paper, the captions alone. Other values double the work of L_reg. L_base always has the captions alone: with
+            `caption_dropout`, it also holds on to what is predicted without one.
+        gradient_checkpointing: recompute the UNet's activations in backward; `forward_mode` does not go with it.
+        fraction_bits: see `fine_tune.save_difference`, which writes what `unet` trains.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        pipeline: str = "mini",
+        trainable: str = "all",
+        start_from: str | None = None,
+        rank: int = 8,
+        lora_layers: str = "attention",
+        caption_dropout: float = 0.1,
+        min_snr_gamma: float = 5.0,
+        split: str = "train",
+        only: dict[str, list] | None = None,
+        style: str | None = None,
+        data: str | None = None,
+        resolution: int | None = None,
+        bad_images: str = "error",
+        mirror: bool = True,
+        regularization: float = 0.0,
+        regularizer: dict[str, Any] | None = None,
+        regularized_share: float = 1.0,
+        regularize_every: int = 1,
+        regularized_guidance: float = 1.0,
+        gradient_checkpointing: bool = False,
+        fraction_bits: int = FRACTION_BITS,
+    ):
+        super().__init__()
+        if trainable not in ("all", "unet", "lora"):
+            raise ValueError(f"trainable must be all, unet or lora, got {trainable!r}")
+        if lora_layers not in LORA_LAYERS:
+            raise ValueError(f"lora_layers must be one of {', '.join(LORA_LAYERS)}, got {lora_layers!r}")
+        for name, value in (("rank", rank), ("regularize_every", regularize_every)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= caption_dropout <= 1:
+            raise ValueError(f"caption_dropout must lie in [0, 1], got {caption_dropout}")
+        if resolution is not None and (resolution < 8 or resolution % 8):
+            raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
+        if data and (only or style):
+            raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
+        if not 1 <= fraction_bits <= FRACTION_BITS:
+            raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
+        for name, value in (("regularization", regularization), ("min_snr_gamma", min_snr_gamma)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if not 0 < regularized_share <= 1:
+            raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
+        if not regularized_guidance >= 1:
+            raise ValueError(f"regularized_guidance must be at least 1, got {regularized_guidance}")
+        with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
+        if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
+            raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
+        folder = FolderLatents(None, data, resolution or 0, bad_images) if data else None  # before a model is loaded, or even downloaded
+        self.regularizer = with_regularizer if regularization else None
+        self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
+        self.regularized_guidance = regularized_guidance
+        self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
+        if trainable == "all":
+            vae = load_vae(pipeline)
+            self._build(start_from)
+        else:
+            vae = self._load_frozen(pipeline, rank, LORA_LAYERS[lora_layers])
+        self._vae = [vae]  # in a list: saved with the pipeline, neither trained nor checkpointed
+        self.scaling_factor = vae.config.scaling_factor
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        if folder:
+            folder.vae, folder.resolution = vae, resolution or (mini.IMAGE_SIZE if trainable == "all" else image_size(pipeline))
+        self.examples = folder or SceneLatents(vae, split, only, style)
+        self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
+        self.mirror, self.fraction_bits = mirror, fraction_bits
+        self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
+
+    def _build(self, start_from: str | None) -> None:
+        self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
+        self.text_encoder, self.unet = mini.build_text_encoder(len(self.tokenizer)), mini.build_unet()
+        self.origin = "scratch"
+        if start_from:
+            earlier = load_pipeline(start_from)
+            self.origin = fingerprint(earlier, decoder=False)
+            self.tokenizer = earlier.tokenizer
+            self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
+            self.unet.load_state_dict(earlier.unet.state_dict())
+
+    def _load_frozen(self, pipeline: str, rank: int, targets: Sequence[str]) -> AutoencoderKL:
+        pipe = load_pipeline(pipeline)
+        self.origin = fingerprint(pipe, decoder=False)
+        self._base = [copy.deepcopy(pipe.unet)] if self.trainable == "unet" else []  # in a list as above
+        self.tokenizer, self.scheduler = pipe.tokenizer, pipe.scheduler
+        self.text_encoder, self.unet = pipe.text_encoder.requires_grad_(False), pipe.unet
+        self.unet.requires_grad_(self.trainable == "unet")
+        if self.trainable == "lora":
+            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)))
+        return pipe.vae
+
+    def _tokenise(self, captions: list[str]) -> Tensor:
+        options = dict(padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt")
+        return self.tokenizer(captions, **options).input_ids
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def identity(self) -> str:
+        """Hash of the examples, the captions' tokens and the weights that the training starts from."""
+        return hashlib.sha256(f"{self.examples.identity()} {self.origin}".encode() + self.tokens.numpy().tobytes()).hexdigest()
+
+    def state(self) -> Draws:
+        """The regularizer's running mean and its step of the differences."""
+        return dict(self.regularizer.state_dict()) if self.regularizer else {}
+
+    def load_state(self, state: Draws) -> None:
+        """Take up what `state` gave; ValueError where an earlier version did."""
+        if self.regularizer:
+            self.regularizer.take_up(state)
+
+    def kernels(self) -> AbstractContextManager:
+        """The attention kernel that the regularizer's gradient needs."""
+        return self.regularizer.attention_kernel() if self.regularizer else super().kernels()
+
+    def describe(self, draws: Draws) -> str:
+        """The timesteps."""
+        return f"timesteps {', '.join(map(str, draws['timesteps'].tolist()))}"
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Mirroring, the posterior's noise, caption dropout, eps, timestep, and the direction that L_reg is measured along."""
+        shape = (count, *self.examples.shape)
+        draws = {
+            "mirrored": torch.rand(count, generator=generator) < (0.5 if self.mirror else 0),
+            "posterior_noise": torch.randn(shape, generator=generator),
+            "dropped": torch.rand(count, generator=generator) < self.caption_dropout,
+            "eps": torch.randn(shape, generator=generator),
+            "timesteps": torch.randint(len(self.alpha_bar), (count,), generator=generator),
+        }
+        if self.regularizer:
+            draws["direction_noise"] = torch.randn(shape, generator=generator)
+        return draws
+
+    def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        device = self.unet.device
+        self._vae[0].to(device)  # outside the module tree, hence not moved with it
+        mean, std = (moment.to(device) for moment in self.examples.posterior(indices.cpu(), draws["mirrored"].cpu()))
+        z0 = (mean + std * draws["posterior_noise"].to(device)) * self.scaling_factor
+        eps, t, alpha_bar = draws["eps"].to(device), draws["timesteps"].to(device), self.alpha_bar[draws["timesteps"].cpu()].to(device)
+        tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self.tokens[indices.cpu()])
+        context = self.text_encoder(tokens.to(device))[0].float()  # under autocast too: the regularizer's differences leave it
+
+        def denoise(eps: Tensor, part: slice = slice(None), guidance_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+            x_t = self.scheduler.add_noise(z0[part], eps, t[part])
+            if guidance_scale == 1:
+                output = guided = self.unet(x_t, t[part], context[part]).sample.float()
+            else:
+                # Eq. 5 as in sampling.predict_noise, which does not give the conditional prediction that L_base needs
+                null = self.text_encoder(self.empty.to(device))[0].float().expand(len(x_t), -1, -1)
+                both = self.unet(x_t.repeat(2, 1, 1, 1), t[part].repeat(2), torch.cat([context[part], null])).sample.float()
+                output, unconditional = both.chunk(2)
+                guided = guidance_scale * output - (guidance_scale - 1) * unconditional
+            return predict_x0(guided, x_t, alpha_bar[part], self.prediction_type), output
+
+        variation, output = self._variation(denoise, eps, alpha_bar, draws)
+        target = {"epsilon": lambda: eps, "v_prediction": lambda: self.scheduler.get_velocity(z0, eps, t), "sample": lambda: z0}
+        error = (output - target[self.prediction_type]()).square().mean(dim=(1, 2, 3))  # (B,)
+        base = (self._timestep_weight(alpha_bar) * error).mean()
+        if variation is None:
+            return base, {"mse": error.mean()}
+        numbers = {
+            "mse": error.mean(),
+            "base": base,
+            "reg": variation.loss,
+            "r": variation.r.mean(),
+            "running_mean": variation.running_mean,
+            **self.regularizer.step_choice.numbers(),
+        }
+        return base + self.regularization * self.regularize_every * variation.loss, numbers
+
+    def _variation(self, denoise, eps: Tensor, alpha_bar: Tensor, draws: Draws) -> tuple[Variation | None, Tensor]:
+        """L_reg of the regularised part of the batch, None where this step has none, and the network's output for the whole batch."""
+        if self.regularizer is None or self.step % self.regularize_every:
+            return None, denoise(eps)[1]
+        n = math.ceil(self.regularized_share * len(eps))
+        part, rest = slice(0, n), slice(n, None)
+        time = draws["timesteps"][part].to(eps.device) / len(self.alpha_bar)
+        direction_noise = draws["direction_noise"][part].to(eps.device)
+        noise_level = (1 - alpha_bar[part]).sqrt()
+        # the text encoder's graph, where it is trained too, would be gone when a later evaluation needs it
+        trained = [p for p in self.unet.parameters() if p.requires_grad]
+        deferred = [] if self.trainable == "all" else trained
+        sampled = partial(denoise, part=part, guidance_scale=self.regularized_guidance)
+        variation = self.regularizer(sampled, eps[part], noise_level, time, direction_noise, deferred, trained)
+        if n == len(eps):
+            return variation, variation.output
+        return variation, torch.cat([variation.output, denoise(eps[rest], rest)[1]])
+
+    def _timestep_weight(self, alpha_bar: Tensor) -> Tensor:
+        if not self.min_snr_gamma:
+            return torch.ones_like(alpha_bar)
+        snr = alpha_bar / (1 - alpha_bar)
+        return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=self.min_snr_gamma))
+
+    def export(self, folder: Path) -> None:
+        """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the
+        difference to the base, which the card names (`pipelines.load_adapter` and, as a model of its own, `pipelines.load_pipeline` read
+        it).
+
+        See `saving` for the precision of each.
+        """
+        if self.trainable == "lora":
+            save_lora(self.unet, folder)
+        elif self.trainable == "unet":
+            save_difference(self.unet, self._base[0], folder, self.fraction_bits)
+            write_card(folder, base={"model": self.pipeline, "fingerprint": self.origin})
+        else:
+            parts = dict(text_encoder=self.text_encoder, tokenizer=self.tokenizer, scheduler=self.scheduler)
+            save_pipeline(folder, vae=self._vae[0], unet=self.unet, **parts)

@@ -1,0 +1,46 @@
+"""Which pipelines can be run here: Stable Diffusion's text-to-image kind, told from settings before any weights are read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smoothlib.diffusion import noise_schedule
+
+PIPELINE = "StableDiffusionPipeline"
+# Settings of UNets that need another input than latent, timestep and prompt: size and pooled text (SDXL), class, image, guidance scale
+UNSUPPORTED_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
+
+
+def not_runnable(where: Path | str, index: Mapping[str, Any]) -> ValueError:
+    """What to raise for a pipeline in `where` whose `model_index.json`, as `index`, names another class than `PIPELINE`."""
+    return ValueError(f"{where} holds a {index.get('_class_name')}, but must hold a {PIPELINE}: no other kind of pipeline can be run here")
+
+
+def check_pipeline_kind(folder: Path) -> None:
+    """ValueError unless the settings of the pipeline in `folder`, of its UNet and of its scheduler are of the kind that can be run.
+
+    A file that is missing is left to diffusers, which names it.
+    """
+    index = _settings(folder / "model_index.json")
+    if index.get("_class_name") != PIPELINE:
+        raise not_runnable(folder, index)
+    unet, vae = _settings(folder / "unet/config.json"), _settings(folder / "vae/config.json")
+    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latents:
+        extra = "inpainting's mask and image, for one, cannot be given"
+        raise ValueError(f"the UNet in {folder} takes {channels} channels, but must take the latent's {latents} alone: {extra}")
+    for name in UNSUPPORTED_INPUTS:
+        if unet.get(name) is not None:
+            raise ValueError(f"the UNet in {folder} has {name} {unet[name]!r}, but must take latent, timestep and prompt alone")
+    if scheduler := _settings(folder / "scheduler/scheduler_config.json"):
+        noise_schedule(scheduler)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:  # of JSON and of Unicode
+        raise ValueError(f"{file} is {error}, but must be JSON") from None

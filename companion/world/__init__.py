@@ -1,0 +1,1 @@
+"""The rendered world that the embedded model knows, and that model's architecture."""

@@ -1,0 +1,1 @@
+"""Walks between noises and between real images."""

@@ -1,0 +1,1 @@
+"""Step-wise variation regularization: the loss, ways to its gradient, its profile along diffusion time."""

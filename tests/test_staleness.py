@@ -99,6 +99,7 @@ def package(tmp_path, monkeypatch):
 
     monkeypatch.setattr(staleness, "HOME", tmp_path)
     monkeypatch.setattr(staleness, "PACKAGES", ("house",))
+    monkeypatch.setattr(staleness, "WITHOUT_INFLUENCE", frozenset({"house.figures"}))
     for name, source in {
         "__init__.py": "",
         "walks.py": "from typing import TYPE_CHECKING\nfrom .metrics import Even\nif TYPE_CHECKING:\n    from .never import X\n",
@@ -157,7 +158,7 @@ def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):
     record = make()
     save_record(record, tmp_path / "table2_recon.json")
     record["provenance"]["moved"] = {"from": "0" * 40, "recorded_modules": {}}
-    save_record(record, tmp_path / "moved.json")
+    save_record(record | {"name": "moved"}, tmp_path / "moved.json")
     record["provenance"]["modules"][STATISTICS] = "0" * 16
     save_record(record | {"name": "train_base"}, tmp_path / "train_base.json")
     del record["provenance"]["modules"]
@@ -169,7 +170,12 @@ def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):
     assert row["Commit"].startswith(made["commit"][:10]) if made["commit"] else row["Commit"] == "none"
     assert (row["torch"], row["Device"]) == (torch.__version__.partition("+")[0], "cpu, float32")
     code = status.code_table(folder=tmp_path)
-    assert code["Code since"].to_dict() == {"before": "unknown", "table2_recon": "the same", "train_base": "changed: statistics"}
-    assert code["Seal"].to_dict() == {"before": "none: older than seals", "table2_recon": "holds", "train_base": "holds"}
+    assert code["Code since"].to_dict() == {
+        "before": "unknown",
+        "moved": "moved, same program",
+        "table2_recon": "the same",
+        "train_base": f"changed: {STATISTICS}",
+    }
+    assert code["Seal"].to_dict() == {"before": "none: older than seals"} | dict.fromkeys(("moved", "table2_recon", "train_base"), "holds")
     with pytest.raises(ConfigurationError, match=r"Parameter records is '.*nope', but must be a folder with recorded results"):
         status.execution_table(folder=tmp_path / "nope")

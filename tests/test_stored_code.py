@@ -100,23 +100,31 @@ def test_a_list_of_modules_that_is_damaged_or_of_another_code_is_not_believed(tm
         assert run([1], Procedure(2.0), tmp_path)[0]["says"] == 2.0
 
 
+TRAINING, REGULARIZER, INVERSION = "companion.training.loop", "smoothlib.regularizer.variation", "smoothlib.inversion"
+PROCEDURES = [
+    f"companion.studies.{name}"
+    for name in ("smoothness.walks", "smoothness.generation", "reconstruction.reconstruct", "interpolation.walks")
+]
+
+
 def test_the_code_of_a_procedure_is_what_its_module_imports():
     found = code_of(LatentWalk.__new__(LatentWalk))
-    assert (
-        found == modules_behind("companion.studies.smoothness.walks", "companion.runs.runs")
-        and {"interpolation", "metrics.istd", "runs"} <= found.keys()
-    )
-    assert "training" not in found and "regularizer" not in found
-    for name in ("walks", "generation", "reconstruction", "pair_walks"):  # weights and images are in the key by their content
-        assert not {"adapters", "datasets", "models", "smoothness", "study"} & modules_behind(name).keys()
+    assert found == modules_behind("companion.studies.smoothness.walks", "companion.runs.runs")
+    assert {"smoothlib.interpolation.walk", "smoothlib.metrics.istd", "companion.runs.runs"} <= found.keys()
+    assert not {TRAINING, REGULARIZER} & found.keys()
+    for name in PROCEDURES:  # weights and images are in the key by their content
+        behind = modules_behind(name)
+        assert not [module for module in behind if module.startswith(("companion.weights.", "companion.training."))], name
+        assert "companion.data.load" not in behind, name
     own = code_of(Procedure())
-    assert {"training", "regularizer", staleness.OUTSIDE} <= own.keys() and own != code_of(lambda items: items)
+    assert {TRAINING, REGULARIZER, staleness.OUTSIDE} <= own.keys() and own != code_of(lambda items: items)
 
 
 def test_an_edit_reaches_the_procedures_that_import_it_and_no_others(edit):
-    names = ("reconstruction", "walks", "generation")
+    names = ("reconstruction.reconstruct", "smoothness.walks", "smoothness.generation")
+    names = [f"companion.studies.{name}" for name in names]
     before = {name: modules_behind(name, "companion.runs.runs") for name in names}
-    edit(inversion=staleness._all_sources()["inversion"].replace("z", "y"))
+    edit(**{INVERSION: staleness._all_sources()[INVERSION].replace("z", "y")})
     assert [modules_behind(name, "companion.runs.runs") == before[name] for name in names] == [False, False, True]
 
 

@@ -35,6 +35,14 @@ def predict_x0(model_output: Tensor, x_t: Tensor, alpha_bar_t: float | Tensor, p
 
     Returns:
         x0_hat, (B, ...); differentiable in `model_output` and `x_t`.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import predict_x0
+        >>> z0, eps = torch.ones(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+        >>> x_t = 0.36**0.5 * z0 + 0.64**0.5 * eps  # alpha_bar_t = 0.36
+        >>> torch.allclose(predict_x0(eps, x_t, 0.36), z0, atol=1e-5)
+        True
     """
     _check_prediction_type(prediction_type)
     _check_same_shape("model_output", model_output, "x_t", x_t)
@@ -84,6 +92,15 @@ def slerp(a: Tensor, b: Tensor, eta: float | Tensor) -> Tensor:
 
     Raises:
         ValueError: bad arguments, or ends in opposite directions (cos(theta) below -0.9995), between which no arc is the shortest.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import slerp
+        >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> slerp(a, b, 0.5)
+        tensor([[0.7071, 0.7071]])
+        >>> slerp(a, b, torch.linspace(0, 1, 11)).shape
+        torch.Size([11, 1, 2])
     """
     _check_same_shape("a", a, "b", b)
     check_finite("a", a)

@@ -52,6 +52,16 @@ def ddim_invert(
     Raises:
         ValueError: bad arguments, or a scheduler without DDIM's kind of noise schedule, such as flow matching's.
         RuntimeError: the latents are no longer finite after a step; names it.
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import ddim_invert, encode_prompts
+        >>> pipe = load_pipeline("mini")
+        >>> z0 = torch.randn(1, 4, 16, 16)  # of an image: encode_images(pipe, images)
+        >>> pivots = ddim_invert(pipe, z0, encode_prompts(pipe, ["a photo of a red sofa"]), num_inference_steps=2)
+        >>> pivots.shape, torch.equal(pivots[0], z0)
+        (torch.Size([3, 1, 4, 16, 16]), True)
     """
     check_number("guidance_scale", guidance_scale)
     check_finite("z0", z0)
@@ -117,6 +127,19 @@ def null_text_inversion(
     Raises:
         ValueError: bad arguments, or a network in half precision (the losses lie below its resolution).
         RuntimeError: a loss is not finite; names the step and the image.
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import ddim_invert, encode_prompts, null_text_inversion, sample
+        >>> pipe = load_pipeline("mini")
+        >>> prompt = encode_prompts(pipe, ["a photo of a red sofa"])
+        >>> pivots = ddim_invert(pipe, torch.randn(1, 4, 16, 16), prompt, num_inference_steps=2)
+        >>> found = null_text_inversion(pipe, pivots, prompt, guidance_scale=3, num_inner_steps=1)
+        >>> settings = dict(guidance_scale=3, num_inference_steps=2, inverted=True)
+        >>> z0 = sample(pipe, pivots[-1], prompt, null_embeds=found.null_embeds, **settings)
+        >>> torch.allclose(z0, found.latents, atol=1e-4)
+        True
     """
     if pivots.ndim != 5 or len(pivots) < 2:
         raise ValueError(f"pivots must have shape (T + 1, B, 4, h, w) with T >= 1, not {tuple(pivots.shape)}")

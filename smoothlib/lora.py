@@ -44,6 +44,19 @@ def add_lora(modules: Mapping[str, nn.Module], lora: Lora, name: str, identity: 
 
     Raises:
         ValueError: these modules have a LoRA of this identity, or weights that are not in memory.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import add_lora
+        >>> from smoothlib.lora_file import LoraLayer
+        >>> unet = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4, bias=False)})
+        >>> x = torch.ones(1, 4)
+        >>> before = unet["to_q"](x)
+        >>> layer = LoraLayer(torch.ones(2, 4), torch.ones(4, 2), alpha=2.0)  # B A is 2 everywhere, alpha / rank is 1
+        >>> add_lora({"unet": unet}, {"unet": {"to_q": layer}}, name="mine", identity="0123456789")
+        'mine'
+        >>> torch.allclose(unet["to_q"](x) - before, torch.full((1, 4), 8.0))
+        True
     """
     for component, module in modules.items():
         if any(parameter.is_meta for parameter in module.parameters()):

@@ -64,6 +64,16 @@ def read_lora(file: Path, content: bytes, modules: Mapping[str, nn.Module]) -> L
     Raises:
         ValueError: the content is damaged, or an entry is not finite, of no layer here, of a kind that cannot be applied, incomplete, of
             another shape than its layer, or at odds with the file's settings. One sentence without the file's name says which.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from safetensors.torch import save
+        >>> from smoothlib import read_lora
+        >>> unet = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4)})
+        >>> content = save({"unet.to_q.lora_A.weight": torch.ones(2, 4), "unet.to_q.lora_B.weight": torch.ones(4, 2)})
+        >>> read_lora(Path("lora.safetensors"), content, {"unet": unet})["unet"]["to_q"].product().shape
+        torch.Size([4, 4])
     """
     try:
         entries = dict(sorted(safetensors.torch.load(content).items()))  # the library's order changes from call to call

@@ -10,6 +10,12 @@ def from_uint8(pixels: Tensor | np.ndarray) -> Tensor:
 
     Raises:
         ValueError: `pixels` has another type.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import from_uint8
+        >>> from_uint8(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([-1.,  1.])
     """
     tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))  # a copy: torch takes no read-only arrays
     if tensor.dtype != torch.uint8:
@@ -22,6 +28,12 @@ def to_uint8(images: Tensor) -> Tensor:
 
     Raises:
         ValueError: `images` holds integers, NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import to_uint8
+        >>> to_uint8(torch.tensor([-1.0, 0.2, 1.5]))
+        tensor([  0, 153, 255], dtype=torch.uint8)
     """
     if not images.is_floating_point() or not images.isfinite().all():
         raise ValueError(f"images must be finite floats in [-1, 1], not {images.dtype} from {images.min():.4g} to {images.max():.4g}")

@@ -25,7 +25,14 @@ Embeds = Tensor | Callable[[int], Tensor]
 
 @torch.no_grad()
 def encode_prompts(pipe: "StableDiffusionPipeline", prompts: list[str]) -> Tensor:
-    """Text embeddings xi of Eq. 5: (B, L, D) for B prompts; the empty prompt gives the plain null embedding."""
+    """Text embeddings xi of Eq. 5: (B, L, D) for B prompts; the empty prompt gives the plain null embedding.
+
+    Example:
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import encode_prompts
+        >>> encode_prompts(load_pipeline("mini"), ["a photo of a red sofa", ""]).ndim
+        3
+    """
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts must be a list of at least one prompt, not {prompts!r}")
     return pipe.encode_prompt(list(prompts), pipe.unet.device, 1, False)[0]
@@ -40,6 +47,13 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
 
     Returns:
         (B, 4, H/f, W/f).
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import encode_images
+        >>> encode_images(load_pipeline("mini"), torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 4, 16, 16])
     """
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
@@ -54,7 +68,16 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(pipe: "StableDiffusionPipeline", z: Tensor) -> Tensor:
-    """x0 = D(z0) (Eq. 16): images (B, 3, H, W) in [-1, 1], float32, from latents (B, 4, h, w)."""
+    """x0 = D(z0) (Eq. 16): images (B, 3, H, W) in [-1, 1], float32, from latents (B, 4, h, w).
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import decode_latents
+        >>> images = decode_latents(load_pipeline("mini"), torch.randn(2, 4, 16, 16))
+        >>> images.shape, bool(images.abs().max() <= 1)
+        (torch.Size([2, 3, 64, 64]), True)
+    """
     check_finite("z", z)
     z = z.to(pipe.vae.device, pipe.vae.dtype)
     return pipe.vae.decode(z / pipe.vae.config.scaling_factor, return_dict=False)[0].float().clamp(-1, 1)
@@ -148,7 +171,18 @@ def sample_steps(
 
 
 def sample(pipe: "StableDiffusionPipeline", latents: Tensor, prompt_embeds: Embeds, **arguments: Any) -> Tensor:
-    """Backward diffusion to the end: z0, (B, 4, h, w). Takes the arguments of `sample_steps` and returns its last latent."""
+    """Backward diffusion to the end: z0, (B, 4, h, w). Takes the arguments of `sample_steps` and returns its last latent.
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import decode_latents, encode_prompts, sample
+        >>> pipe = load_pipeline("mini")
+        >>> prompt, noise = encode_prompts(pipe, ["a photo of a red sofa"]), torch.randn(1, 4, 16, 16)
+        >>> z0 = sample(pipe, noise, prompt, guidance_scale=3, num_inference_steps=2)
+        >>> decode_latents(pipe, z0).shape
+        torch.Size([1, 3, 64, 64])
+    """
     z = latents
     for z in sample_steps(pipe, latents, prompt_embeds, **arguments):  # noqa: B007 - only the last is kept
         pass

@@ -53,6 +53,15 @@ def latent_walk(
 
     Returns:
         Images, (B, F, 3, H, W) in [-1, 1].
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import encode_prompts, latent_walk
+        >>> pipe = load_pipeline("mini")
+        >>> start, end, prompt = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16), encode_prompts(pipe, ["a photo of a red sofa"])
+        >>> latent_walk(pipe, start, end, prompt, guidance_scale=3, frames=3, num_inference_steps=2).shape
+        torch.Size([1, 3, 3, 64, 64])
     """
     ratios = mixing_ratios(frames)
     _check_latents(start, end)
@@ -76,6 +85,14 @@ def vae_interpolation(
     """VAE interpolation (Fig. 3): decoded linear mixes of the two images' latents; the end frames are the VAE's reconstructions.
 
     `first`, `second` (B, 3, H, W) in [-1, 1]; returns (B, F, 3, H, W) in [-1, 1].
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import vae_interpolation
+        >>> black, white = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64)
+        >>> vae_interpolation(load_pipeline("mini"), black, white, frames=3).shape
+        torch.Size([1, 3, 3, 64, 64])
     """
     ratios = mixing_ratios(frames)
     z_first, z_second = encode_pairs(pipe, first, second)
@@ -154,6 +171,17 @@ def real_image_interpolation(
 
     Returns:
         Images, (B, F, 3, H, W) in [-1, 1], and the inversion.
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import encode_prompts, real_image_interpolation
+        >>> pipe = load_pipeline("mini")
+        >>> black, white, prompt = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64), encode_prompts(pipe, ["a photo"])
+        >>> settings = dict(guidance_scale=3, frames=3, num_inference_steps=2, num_inner_steps=1)
+        >>> walk, inversion = real_image_interpolation(pipe, black, white, prompt, **settings)
+        >>> walk.shape, inversion.start.shape
+        (torch.Size([1, 3, 3, 64, 64]), torch.Size([1, 4, 16, 16]))
     """
     mixing_ratios(frames)  # checked before the inversion, which takes most of the time
     arguments = dict(guidance_scale=guidance_scale, second_embeds=second_embeds, num_inference_steps=num_inference_steps)

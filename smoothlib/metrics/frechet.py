@@ -54,6 +54,13 @@ def frechet_distance_from_features(a: Tensor, b: Tensor) -> Tensor:
 
     For no more images than features the covariances are never formed: with centred :math:`A / \sqrt{N - 1}` and :math:`B / \sqrt{M - 1}`,
     :math:`\mathrm{tr}(\Sigma_A \Sigma_B)^{1/2}` is the sum of the singular values of :math:`A B^T`, an N x M matrix.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import frechet_distance_from_features
+        >>> features = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+        >>> round(float(frechet_distance_from_features(features, features + 0.5)), 3)  # 8 means, 0.5 apart: 8 * 0.25
+        2.0
     """
     for name, features in (("a", a), ("b", b)):
         if features.ndim != 2 or features.shape[0] < 2:

@@ -83,6 +83,13 @@ def step_distances(walks: Tensor, *, value_range: tuple[float, float] = (-1.0, 1
     """Distances of adjacent images (A.3), (B, F - 1) float64, of `walks` (B, F, 3, H, W) in `value_range`.
 
     Raises ValueError unless `walks` is a floating point tensor of that shape with F >= 3, finite, inside `value_range`.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import step_distances
+        >>> grey = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 3, 8, 8)
+        >>> step_distances(grey, value_range=(0, 1))  # 0.5 in each of 192 values, so 0.5 * sqrt(192)
+        tensor([[6.9282, 6.9282]], dtype=torch.float64)
     """
     convention = convention or Convention()
     low, high = check_value_range(value_range)
@@ -103,6 +110,11 @@ def step_statistics(distances: Any, *, ddof: int = 0) -> dict[Quantity, Tensor]:
     """ISTD, mean step and coefficient of variation of each walk from its step distances (..., F - 1), tensor or array: each (...) float64.
 
     Raises ValueError where a walk stands still: all of its distances are 0, and their standard deviation / mean is 0 / 0.
+
+    Example:
+        >>> from smoothlib import step_statistics
+        >>> {name: round(float(value), 3) for name, value in step_statistics([1.0, 3.0]).items()}
+        {'istd': 1.0, 'mean_step': 2.0, 'cv': 0.5}
     """
     distances = torch.as_tensor(distances, dtype=torch.float64)
     if distances.ndim < 1 or distances.shape[-1] < MIN_FRAMES - 1:
@@ -129,6 +141,14 @@ class InterpolationStandardDeviation(Metric):
         convention: norm, pixel scale and divisor; the default is the recorded one. `conventions` tells it in words.
         lpips: measure LPIPS too; images must then be at least 31 x 31.
         kwargs: those of `torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import InterpolationStandardDeviation
+        >>> istd = InterpolationStandardDeviation(value_range=(0, 1))
+        >>> istd.update(torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 3, 8, 8))
+        >>> round(float(istd.compute()["istd"]), 6)  # even steps
+        0.0
     """
 
     full_state_update = False

@@ -23,6 +23,14 @@ def kernel_distance_from_features(a: Tensor, b: Tensor, *, paired: bool = False)
             left out of the last sum (Gretton et al. 2012, Eq. 4). Needs N = M.
 
     Raises ValueError on wrong shapes, NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import kernel_distance_from_features
+        >>> features = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+        >>> near, far = (float(kernel_distance_from_features(features, features + shift)) for shift in (0.1, 1.0))
+        >>> near < far
+        True
     """
     _check(a, b, paired)
     n, m = len(a), len(b)

@@ -77,7 +77,16 @@ class ImageMean(Metric):
 
 
 class MeanSquaredError(ImageMean):
-    r"""Mean squared error per image, :math:`\frac{1}{3HW}\sum (x - \hat x)^2`, on the given range: on [-1, 1] four times that on [0, 1]."""
+    r"""Mean squared error per image, :math:`\frac{1}{3HW}\sum (x - \hat x)^2`, on the given range: on [-1, 1] four times that on [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import MeanSquaredError
+        >>> mse = MeanSquaredError()
+        >>> mse.update(torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5))
+        >>> float(mse.compute())
+        0.25
+    """
 
     is_differentiable = True
     higher_is_better = False
@@ -97,6 +106,14 @@ class PeakSignalNoiseRatio(ImageMean):
     Args:
         value_range: as in `ImageMean`.
         max_decibels: largest value of an image, > 0.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import PeakSignalNoiseRatio
+        >>> psnr = PeakSignalNoiseRatio()
+        >>> psnr.update(torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.2))
+        >>> round(float(psnr.compute()), 3)  # 10 log10(2^2 / 0.2^2)
+        20.0
     """
 
     is_differentiable = True
@@ -128,6 +145,15 @@ class StructuralSimilarity(ImageMean):
     16 pairs). On [-1, 1] with data range 2 it would be lower, by 0.007 on average for blurred scenes and up to 0.05 for an image.
 
     Images must be at least 11 x 11.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import StructuralSimilarity
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> ssim = StructuralSimilarity()
+        >>> ssim.update(images, images)
+        >>> round(float(ssim.compute()), 6)
+        1.0
     """
 
     is_differentiable = True

@@ -154,6 +154,16 @@ class StepwiseVariation(nn.Module):
 
     Raises:
         ValueError: an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import StepwiseVariation
+        >>> gain = torch.tensor(2.0, requires_grad=True)
+        >>> regularizer = StepwiseVariation(difference=0.01)
+        >>> eps, direction, level, time = torch.randn(4, 8), torch.randn(4, 8), torch.full((4,), 0.5), torch.full((4,), 0.3)
+        >>> found = regularizer(lambda eps: (gain * eps, None), eps, level, time, direction)
+        >>> torch.allclose(found.r, torch.ones(4))  # s ||J^T D|| = 0.5 * 2
+        True
     """
 
     def __init__(

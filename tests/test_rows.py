@@ -8,8 +8,9 @@ from tiny import generate
 
 from companion.base import config, paths
 from companion.data.load import check_ids
+from companion.evidence.fields import repeated_rows
 from companion.studies.base import BaseStudy, load_row, training_fields
-from companion.studies.rows import Row, adapter_titles, check_rows, glue_key, repeated_rows
+from companion.studies.rows import Row, adapter_titles, check_rows, glue_key
 from companion.studies.smoothness.reuse import PARAMETERS, ReuseStudy, checkpoint_titles
 from companion.weights import pipelines as models
 

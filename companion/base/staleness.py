@@ -32,6 +32,7 @@ WITHOUT_INFLUENCE = frozenset(
         "companion.evidence.chance",
         "companion.evidence.claims",
         "companion.evidence.claims_table",
+        "companion.evidence.fields",
         "companion.evidence.paper",
         "companion.evidence.provenance",
         "companion.evidence.recipes",

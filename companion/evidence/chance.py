@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from .fields import SETS, by_training
 from .statistics import paired_comparison
 from .tables import Record
 
 LEVEL, POWER = 0.05, 0.8
-SETS = {"frechet_distance": "frechet", "fid": "frechet", "kernel_distance": "kernel", "kid": "kernel"}  # name in facts.training_seeds
-UNTRAINED = re.compile(r"(Base|VAE|ANID)\b")  # rows that no Smooth-LoRA changes; a record that names its adapters says it itself
+UNTRAINED = re.compile(r"(Base|VAE|ANID)\b")  # rows that no Smooth-LoRA changes, where a record does not name its adapters
 WILCOXON = 3 / math.pi  # efficiency of the signed rank test relative to the t test for normal differences (Pitman)
 
 
@@ -116,11 +116,14 @@ def _recorded(record: Record, metric: str, a: str, b: str) -> dict[str, float] |
 
 
 def training_means(record: Record, metric: str) -> dict[str, list[float]]:
-    """Row -> the mean of each of its trainings, where the record has them: as facts, or as rows of their own ("Smooth-seed1 + NTI")."""
-    key = SETS.get(metric, metric)
+    """Row -> the mean of each of its trainings, where the record has them: as facts, or as rows of their own.
+
+    Rows are trainings of one row by their fields (`fields.by_training`), in records without fields by label ("Smooth-seed1 + NTI").
+    """
+    record, key = by_training(record), SETS.get(metric, metric)
     facts: Mapping[str, Any] = record.get("facts", {}).get("training_seeds", {})
     found = {row: list(seeds[key]) for row, seeds in facts.items() if key in seeds}
-    for label, row in record["rows"].items():
+    for label, row in record["rows"].items() if "row_fields" not in record else ():
         name = re.match(r"(.+)-seed\d+( .*)", label)
         if name and metric in row["metrics"] and (first := name[1] + name[2]) in record["rows"]:
             found.setdefault(first, [record["rows"][first]["metrics"][metric]["mean"]]).append(row["metrics"][metric]["mean"])
@@ -128,7 +131,12 @@ def training_means(record: Record, metric: str) -> dict[str, list[float]]:
 
 
 def is_trained(record: Record, row: str) -> bool:
-    """Does an adapter stand behind this row? Not behind "x" where there is a row "x + smooth": x is what the adapter is put on."""
+    """Does an adapter stand behind this row? Its fields say it, or the record's facts.
+
+    In older records that have neither its label does: no adapter is behind "x" where there is a row "x + smooth".
+    """
+    if "row_fields" in record:
+        return bool(record["row_fields"][row]["adapters"])
     named = record.get("facts", {}).get("adapters", {})
     if row in named:
         return any(named[row])

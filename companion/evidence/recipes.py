@@ -40,7 +40,12 @@ def _regularizer(options: Mapping[str, Any]) -> str:
 
 
 def row_adapters(record: Record) -> dict[str, str]:
-    """Row -> the adapter behind it (of several trainings the first), as the record names it, or, for older records, its notebook."""
+    """Row -> the adapter behind it (of several trainings the first), as the record's fields or facts name it.
+
+    Older records name none: their labels do, or their notebook.
+    """
+    if "row_fields" in record:
+        return {row: fields["adapters"][0] for row, fields in record["row_fields"].items() if fields["adapters"]}
     named: Mapping[str, Sequence[str | None]] = record.get("facts", {}).get("adapters", {})
     found = {row: adapters[0] for row, adapters in named.items() if adapters and adapters[0]}
     return found or _by_label(record) or _of_notebook(record["name"])
@@ -67,12 +72,22 @@ def describe_settings(record: Record, rows: Sequence[str]) -> str:
     if "num_inference_steps" in config:
         said.append(f"{config['num_inference_steps']} sampling steps")
     guidance = config.get("guidance_scale") or read_card(paths.MODELS / str(config.get("model", "mini"))).get("guidance_scale")
-    if "guidance_scale" in config and guidance and not any("guidance" in row for row in rows):
-        said.append(f"guidance {guidance:g}")
-    if isinstance(count := config.get("num_inner_steps"), int) and any(" NTI" in row or " walk" in row for row in rows):
+    scales, null_text = _sampling(record, rows)
+    scales = [guidance] if scales is None and guidance else scales
+    if "guidance_scale" in config and scales:
+        said.append(f"guidance {' and '.join(f'{scale:g}' for scale in scales)}")
+    if isinstance(count := config.get("num_inner_steps"), int) and null_text:
         rate = f" of {config['null_text_lr']:g}" if "null_text_lr" in config else ""
         said.append(f"null-text inversion with {count} Adam step{'s' if count > 1 else ''}{rate} per sampling step")
     return ", ".join(said)
+
+
+def _sampling(record: Record, rows: Sequence[str]) -> tuple[Sequence[float] | None, bool]:
+    """The guidance scales to name (None: the configuration's), and whether null-text inversion is used; older records tell by labels."""
+    if "row_fields" not in record:
+        return [] if any("guidance" in row for row in rows) else None, any(" NTI" in row or " walk" in row for row in rows)
+    fields = [own for row in rows if (own := record["row_fields"][row]).get("method") != "vae"]
+    return sorted({own["guidance_scale"] for own in fields}), any(own.get("method") in ("nti", "walk") for own in fields)
 
 
 def describe_rows(record: Record, rows: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .fields import row_of
 from .tables import Record
 
 KINDS = ("paired", "total", "ordering", "gap", "mainly", "within", "no_worse")
@@ -50,7 +51,13 @@ class Statement:
 
 
 def find_row(record: Record, label: str) -> str | None:
-    """The record's row of this label; of "A | B" the first that is there; "..., guidance w" is the row with guidance, at any scale."""
+    """The record's row that a claim calls `label`: by its fields (`fields.row_of`), whatever the record calls it.
+
+    A record from before there were fields is read by labels, and only such a one: of "A | B" the first that is there; "..., guidance w" is
+    the row with guidance, at any scale.
+    """
+    if "row_fields" in record:
+        return row_of(record, label)
     if " | " in label:
         return next((row for one in label.split(" | ") if (row := find_row(record, one))), None)
     if not label.endswith("guidance w"):

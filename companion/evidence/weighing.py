@@ -17,7 +17,8 @@ from itertools import pairwise
 import numpy as np
 
 from . import chance
-from .chance import LEVEL, SETS, Sampling, Trainings
+from .chance import LEVEL, Sampling, Trainings
+from .fields import SETS, by_training
 from .statements import DIRECTIONS, Statement, find_row
 from .statistics import holm
 from .tables import Record
@@ -73,6 +74,7 @@ def weigh(statement: Statement, record: Record | None) -> list[Evidence]:
 
 def measure(statement: Statement, record: Record | None) -> list[Evidence]:
     """The figures for each pair of rows of the statement, undecided; "not measured yet" where record, row or metric is missing."""
+    record = by_training(record) if record else None
     rows = [find_row(record, row) for row in statement.rows] if record else [None]
     if None in rows:
         return [Evidence(NOT_MEASURED)]

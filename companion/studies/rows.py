@@ -1,12 +1,10 @@
 """Rows of tables and figures: a label for show, and the fields that a program goes by."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ..base.config import config_hash
 
 
 @dataclass(frozen=True)
@@ -50,20 +48,6 @@ def adapter_titles(adapters: Sequence[str]) -> dict[str | None, str]:
             "be a capital or not): rows are called after them."
         )
     return titles
-
-
-def repeated_rows(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Rows of a record that were trained once each and differ in the training seed alone: the first by seed -> all of them, by seed.
-
-    Decided by the record's `row_fields`; a record from before there were any has none.
-    """
-    groups: dict[str, dict[int, str]] = {}
-    for label, fields in record.get("row_fields", {}).items():
-        if fields["training"] is not None and len(fields["training_seeds"]) == 1:
-            same = {name: value for name, value in fields.items() if name not in ("adapters", "weights", "training_seeds")}
-            groups.setdefault(config_hash(same), {}).setdefault(fields["training_seeds"][0], label)
-    found = ([label for _, label in sorted(seeds.items())] for seeds in groups.values())
-    return {labels[0]: labels for labels in found if len(labels) > 1}
 
 
 def glue_key(label: str) -> str:

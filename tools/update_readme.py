@@ -22,10 +22,11 @@ LABELS = {  # metric of the card -> what it says, its format
     "ground_agreement": ("... the caption's ground", ".3f"),
     "setting_agreement": ("... the caption's setting", ".3f"),
     "frechet_distance": ("Fréchet distance of generated to real images (MobileNetV2 features, not FID)", ".1f"),
+    "frechet_distance_reconstructions": ("... of the autoencoder's reconstructions to real images", ".1f"),
     "frechet_distance_real_vs_real": ("... of real to real images, as many", ".1f"),
     "vae_psnr": ("autoencoder alone: PSNR in dB", ".2f"),
     "vae_ssim": ("... SSIM", ".4f"),
-    "vae_lpips": ("... LPIPS", ".4f"),
+    "vae_lpips": ("... LPIPS, which its decoder was trained on", ".4f"),
     "vae_mse": ("... MSE on [-1, 1]", ".4f"),
 }
 

@@ -95,9 +95,15 @@ def main() -> None:
         cells = [mean_interval(values[name], seed=0) for name in made] + [mean_interval(values["new"] - values["old"], seed=0)]
         print(f"| {title} | " + " | ".join(f"{c.mean:.4f} [{c.low:.4f}, {c.high:.4f}]" for c in cells) + " |", flush=True)
     network = ImageNetFeatures(128)
-    of_real = features(network, real)
-    distances = [float(frechet_distance_from_features(features(network, images), of_real)) for images in made.values()]
-    print(f"| Fréchet distance of reconstructions | {distances[0]:.1f} | {distances[1]:.1f} | {distances[1] - distances[0]:+.1f} |")
+    of_made = [features(network, images) for images in made.values()]
+    others = datasets.load_scenes("train")
+    of_others = torch.from_numpy(others.images[datasets.seeded_choice(len(others), len(real), 0)]).permute(0, 3, 1, 2)
+    references = {"the originals": features(network, real), "as many training images": features(network, of_others)}
+    for title, reference in references.items():
+        old, new = (float(frechet_distance_from_features(found, reference)) for found in of_made)
+        print(f"| Fréchet distance to {title} | {old:.1f} | {new:.1f} | {new - old:+.1f} |", flush=True)
+    between = float(frechet_distance_from_features(*references.values()))
+    print(f"The originals to as many training images: {between:.1f}")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,12 @@ def write(places, run, record):
         save_record(record, places / "out" / "table2_recon.json")
 
 
+def test_what_libraries_warn_of_is_not_kept(tool):
+    outputs = [nbformat.v4.new_output("stream", name=name, text=f"{name}: /a/place") for name in ("stdout", "stderr")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("f()", outputs=outputs), nbformat.v4.new_markdown_cell("text")])
+    assert [output.text for output in tool.drop_warnings(notebook).cells[0].outputs] == ["stdout: /a/place"]
+
+
 def test_a_whole_run_is_kept_with_its_parameters_and_its_record(tool, places, capsys):
     record = record_of_now()
     write(places, executed(record, recorded=record_of_now(seed=5)), record)

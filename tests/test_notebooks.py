@@ -121,3 +121,11 @@ def test_the_repositorys_address_is_the_same_everywhere():
     for notebook in notebooks():
         cloned = re.findall(r"git clone (?:--?\S+ (?:\d+ )?)*(\S+?)(?:\\n|\"|\s|$)", json.dumps(read(notebook)))
         assert set(cloned) <= {address}, notebook.name
+
+
+@pytest.mark.parametrize("notebook", notebooks(), ids=lambda notebook: notebook.stem)
+def test_no_stored_output_names_a_place_of_the_machine_that_made_it(notebook):
+    outputs = [output for cell in read(notebook).cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert str(ROOT) not in json.dumps(outputs)
+    assert not re.findall(r"(?<![\w.:/])/(?:home|root|Users|tmp|mnt)/\w[^\"' ]*", json.dumps(outputs))

@@ -104,6 +104,14 @@ def keep_parameters(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def drop_warnings(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without what its cells wrote to stderr: libraries' warnings, which name folders of the machine and are no result."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return notebook
+
+
 def show_record(notebook: nbformat.NotebookNode, record: Mapping[str, Any], name: str) -> nbformat.NotebookNode:
     """The notebook whose comparison table is that of `record`; ValueError unless it has exactly one where the record has a table."""
     if record["table"] is None:
@@ -121,7 +129,7 @@ def stage(names: list[str]) -> None:
     """Put into out/kept what is to be copied; nothing where one of the runs is not whole."""
     runs = {name: check_run(name) for name in names}
     parameters = {name: said(injected_parameters(run)) for name, (run, _) in runs.items()}
-    pages = {name: keep_parameters(run) for name, (run, _) in runs.items()}
+    pages = {name: drop_warnings(keep_parameters(run)) for name, (run, _) in runs.items()}
     for name, (_, record) in runs.items():
         if record is not None:
             show_record(pages[name], record, name)

@@ -82,6 +82,12 @@ def test_a_record_names_the_modules_that_have_changed_since(sources_as_now):
     assert stale(record) == [STATISTICS, "walks"]
     note = f"Recorded with older code: {STATISTICS}, walks have changed since."
     assert staleness_note(record) == note
+    modules |= {"smoothlib.gone": "0" * 16, "companion.gone": "0" * 16, "companion.also": "0" * 16}
+    assert staleness_note(record) == (
+        f"Recorded with older code: smoothlib.gone, {STATISTICS}, walks and 2 other modules have changed since."
+    )
+    for name in ("smoothlib.gone", "companion.gone", "companion.also"):
+        del modules[name]
     assert note in str(comparison_table("table2", recorded=record)) and note in comparison_table("table2", recorded=record)._repr_html_()
     del record["provenance"]["modules"]
     assert stale(record) == ["unknown"] and staleness_note(record).endswith("the record does not say which code made it.")

@@ -23,6 +23,7 @@ __all__ = ["UNKNOWN", "modules_behind", "package_modules", "source_hash", "stale
 Modules = Mapping[str, str]  # dotted name -> hash of its source
 
 UNKNOWN = "unknown"  # what `stale` answers for a record that holds no hashes
+NAMED = 4  # modules in a sentence; `stale` has them all
 OUTSIDE = "(procedure)"  # stands for the source of a procedure from elsewhere
 # Modules and packages that cannot change a measured value, and why. Besides these, `__init__` files: they only give names.
 WITHOUT_INFLUENCE = frozenset(
@@ -177,6 +178,9 @@ def staleness_note(record: Mapping[str, Any]) -> str:
     if not changed:
         return ""
     modules = ", ".join(changed)
+    if len(changed) > NAMED:
+        first = sorted(changed, key=lambda name: not name.startswith("smoothlib."))[: NAMED - 1]  # the method first
+        modules = f"{', '.join(first)} and {len(changed) - len(first)} other modules"
     return f"Recorded with older code: {modules} {'has' if len(changed) == 1 else 'have'} changed since."
 
 

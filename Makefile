@@ -11,7 +11,7 @@
 #   make record          keep a finished run of `make NAME`: its outputs in notebooks/, its record in data/results; then `make refresh`
 #   make keep            the same without `make refresh`
 #   make results         record every page whose code, settings, weights or data have changed, then `make refresh`: hours on a CPU, resumable
-#   make retrain         print how all that ships is trained anew, from the scenes on; YES=1 does it: a day on a CPU, resumable
+#   make retrain         print how everything that ships is trained again, from the scenes on; YES=1 does it: a day on a CPU, resumable
 #   make refresh         run summary and status again and keep them; let tables and README show the records
 #   make adapters        train the adapters of configs/adapters.yaml that are not there: hours on a CPU
 #   make readme          write the numbers of data/ between the markers of README.md

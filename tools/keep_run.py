@@ -105,7 +105,7 @@ def keep_parameters(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def drop_warnings(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook without what its cells wrote to stderr: libraries' warnings, which name folders of the machine and are no result."""
+    """The notebook without what its cells wrote to stderr: libraries' warnings, which name folders of the machine."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

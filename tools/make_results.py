@@ -1,4 +1,4 @@
-"""Record every page anew from what is shipped, and only where something behind it has changed: `make results`.
+"""Record again every page behind which something has changed: `make results`.
 
     python tools/make_results.py [--only NAME ...] [--plan] [--all]
 

@@ -88,7 +88,7 @@ def known_arrows(project: Project, text: str) -> str:
 
 
 def edits(project: Project) -> tuple[dict[Path, str], list[str]]:
-    """The files of the table's `edits` as they shall be, and the optional edits that do not fit.
+    """The files of the table's `edits` as they should be, and the optional edits that do not fit.
 
     Each edit replaces a text that must be there once, in one of its variants.
     """

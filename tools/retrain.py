@@ -4,7 +4,7 @@
 
 The plan is printed first; without `--yes` nothing else happens. Finished stages are noted in runs/retrain.json, so that after an
 interruption the same command goes on with the stage that was interrupted, from its checkpoint. When all are done the note goes, and
-`make results` records the pages anew. `git restore data` brings the shipped data and weights back.
+`make results` records the pages again. `git restore data` brings the shipped data and weights back.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity
 from smoothlib.pixels import from_uint8
 
 from ...data.load import load_scenes
-from ...weights.pipelines import load_vae
+from ...weights.pipelines import DECODER, load_vae
 from ...world import mini
 from .base import Draws, Objective
 from .discriminator import PatchDiscriminator, adversarial_losses
@@ -133,7 +133,7 @@ def encoder_hash(vae: AutoencoderKL) -> str:
     """sha256 (hex) of what the latents depend on: the weights of the encoder and its last convolution, and the scaling factor."""
     digest = hashlib.sha256(f"{vae.config.scaling_factor}".encode())
     for name, tensor in sorted(vae.state_dict().items()):
-        if name.startswith(("encoder.", "quant_conv.")):
+        if not name.startswith(DECODER):
             digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
 

@@ -76,7 +76,7 @@ def real_samples(count: int = 48, seed: int = 0) -> Samples:
     chosen = torch.randperm(len(scenes), generator=generator)[:count].tolist()
     pipe = models.load_pipeline("mini")
     with torch.no_grad():
-        pixels = torch.stack([torch.from_numpy(scenes.images[i]) for i in chosen]).permute(0, 3, 1, 2)
+        pixels = scenes.pixels[chosen]
         posterior = pipe.vae.encode(from_uint8(pixels)).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator)
         z0 = (posterior.mean + posterior.std * noise) * pipe.vae.config.scaling_factor

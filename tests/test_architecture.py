@@ -22,10 +22,7 @@ ROOMS = {
     "studies": ("base", "book", "runs", "weights", "data", "evidence", "judges"),
 }
 # Arrows that point the wrong way, and what takes each away; one that is gone must go from here too.
-EXCEPTIONS = {
-    ("smoothlib.metrics.frechet", "companion.judges.features"): "FrechetDistance and frechet_floor must be given their feature network",
-    ("smoothlib.metrics.reconstruction", "companion.judges.networks"): "LPIPS must be given its network; a judge loads the shipped one",
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 # Modules that import each other, one of them inside a function; a module above both would take the circle away.
 CIRCLES = {
     ("smoothlib.diffusion", "smoothlib.schedules"): "whoever makes a pipeline must choose the chained schedulers",

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from peft import LoraConfig
 from torch import Tensor
 
-from smoothlib.diffusion import predict_x0
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.variation import StepwiseVariation, Variation
 
 from ...weights.cards import write_card

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from companion.data import load as datasets
 from companion.training.objectives.denoising import LORA_LAYERS
 from companion.weights import pipelines as models
-from smoothlib.diffusion import predict_x0
 from smoothlib.pixels import from_uint8
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.gradients import Denoiser
 from smoothlib.sampling import encode_prompts
 

@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL
 from peft import LoraConfig
 from torch import Tensor
 
-from smoothlib.diffusion import predict_x0
 from smoothlib.lora import LORA_TARGET_MODULES
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.variation import StepwiseVariation, Variation
 
 from ...weights.cards import write_card

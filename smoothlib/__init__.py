@@ -14,7 +14,8 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 
 _NAMES = {  # module -> what it gives here
     "diffusion": ("slerp",),
-    "interpolation.walk": ("latent_walk", "real_image_interpolation", "vae_interpolation"),
+    "interpolation.real_images": ("real_image_interpolation", "vae_interpolation"),
+    "interpolation.walk": ("latent_walk",),
     "inversion": ("ddim_invert", "null_text_inversion"),
     "lora": ("add_lora", "load_smooth_lora"),
     "lora_file": ("read_lora",),

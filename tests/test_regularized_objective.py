@@ -10,8 +10,9 @@ from companion.base import paths
 from companion.training.loop import Trainer
 from companion.training.settings import TrainingConfig
 from smoothlib.predictions import predict_x0
+from smoothlib.regularizer.length import step_variation
 from smoothlib.regularizer.step_choice import LADDER
-from smoothlib.regularizer.variation import step_variation, unit_directions
+from smoothlib.regularizer.variation import unit_directions
 from smoothlib.sampling import predict_noise
 
 
@@ -100,7 +101,7 @@ def test_guidance_enters_the_regularizer_and_not_the_base_loss(runs):
 
     def sampled(eps):
         x_t = guided.scheduler.add_noise(z0, eps, t)
-        output = predict_noise(guided.unet, x_t, t.repeat(2), cond, null, 3.0)
+        output = predict_noise(guided.unet, x_t, t, cond, null, 3.0)
         return predict_x0(output, x_t, alpha_bar), output
 
     r, _ = step_variation(sampled, draws["eps"], unit_directions(draws["direction_noise"]), (1 - alpha_bar).sqrt())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import smoothlib
 from smoothlib.interpolation.anid import anid, anid_coarse_to_fine, level_steps
-from smoothlib.interpolation.walk import real_image_interpolation, vae_interpolation
+from smoothlib.interpolation.real_images import real_image_interpolation, vae_interpolation
 from smoothlib.metrics import PeakSignalNoiseRatio
 from smoothlib.metrics.istd import InterpolationStandardDeviation
 from smoothlib.pixels import to_uint8

@@ -1,4 +1,4 @@
-"""The method of Smooth Diffusion (arXiv:2312.04410) on tensors and a diffusers pipeline: regularizer, inversion, interpolation, metrics.
+"""The method of Smooth Diffusion (arXiv:2312.04410) on tensors and a diffusers pipeline: training loss, inversion, interpolation, metrics.
 
 The names below are imported from their modules when they are first used, so that `import smoothlib` does not wait for PyTorch.
 """

@@ -60,10 +60,9 @@ class _Batch:
         if guidance_scale == 1:
             output = guided = wide(call_network(self.network, x_t, t, embeds, added))
         else:  # one call as in `denoiser.predict_noise`, which does not give the prompt's own prediction, that L_base needs
-            null = self.null_embeds.expand(len(x_t), -1, -1)
-            null_added = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in self.null_added.items()}
-            both = {name: torch.cat([value, null_added.get(name, value)]) for name, value in added.items()}
-            found = call_network(self.network, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([embeds, null]), both)
+            null = {name: _of_rows(value, rows, len(x_t)) for name, value in {"": self.null_embeds, **self.null_added}.items()}
+            both = {name: torch.cat([value, null[name]]) for name, value in added.items()}
+            found = call_network(self.network, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([embeds, null[""]]), both)
             output, unconditional = wide(found).chunk(2)
             guided = guidance_scale * output - (guidance_scale - 1) * unconditional
         return estimate(guided, x_t, level, self.prediction_type).x0_hat, output
@@ -81,6 +80,11 @@ class _Batch:
             return torch.ones_like(self.level)
         snr = self.level / (1 - self.level)
         return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=min_snr_gamma))
+
+
+def _of_rows(values: Tensor, rows: slice, count: int) -> Tensor:
+    """These rows of a condition that is given for each sample, or once for all."""
+    return values.expand(count, *values.shape[1:]) if len(values) == 1 else values[rows]
 
 
 def regularized_loss(

@@ -155,12 +155,12 @@ def regularized_loss(
     _check_batch(latents, prompt_embeds, draws or {})
     kind, times, levels = _noise_levels(scheduler, min_snr_gamma)
     drawn = _drawn(latents, len(levels), regularizer is not None, generator, draws or {})
-    eps, chosen = drawn["eps"], drawn["timesteps"]
+    eps, chosen = drawn["eps"].to(latents.dtype), drawn["timesteps"]
     t, level = (table[chosen.to(table.device)].to(latents.device) for table in (times, levels))
     added = added or {}
     null_added = added if null_added is None else null_added
     batch = _Batch(network, latents, t, level, prompt_embeds, null_embeds, kind, added, null_added)
-    variation, output = None, None
+    variation = None
     if regularizer is not None and step % regularize_every == 0:
         n = math.ceil(regularized_share * len(eps))
         time = t[:n] / scheduler.config.num_train_timesteps
@@ -242,5 +242,6 @@ def _drawn(
     }
     if with_direction:
         make["direction_noise"] = lambda: torch.randn(latents.shape, **options)
-    found = {name: (draws[name] if name in draws else draw()).to(latents.device) for name, draw in make.items()}
-    return found | {"eps": found["eps"].to(latents.dtype)}
+    found = {name: draws[name] if name in draws else draw() for name, draw in make.items()}
+    # the timesteps stay where they are: bringing them back from an accelerator would make every step wait for it
+    return found | {name: values.to(latents.device) for name, values in found.items() if name != "timesteps"}

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ ROOMS = {
     "training": ("base", "weights", "data", "world", "judges"),
     "studies": ("base", "book", "runs", "weights", "data", "evidence", "judges"),
 }
+MODULE_LINES, FUNCTION_LINES = 250, 60
 # Arrows that point the wrong way, and what takes each away; one that is gone must go from here too.
 EXCEPTIONS = {
     ("smoothlib.metrics.frechet", "companion.judges.features"): "FrechetDistance and frechet_floor must be given their feature network",
@@ -94,3 +96,21 @@ def test_no_module_imports_itself_through_others(graph):
         sorter.prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_modules_and_functions_stay_short():
+    """A function's docstring is not counted: equation, shapes, units and errors belong there, and are not what makes code long."""
+    trees = modules()
+    long = {name: lines for name in trees if (lines := len(source_of(name).read_text(encoding="utf-8").splitlines())) > MODULE_LINES}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                doc = len((ast.get_docstring(node, clean=False) or "").splitlines())
+                if (lines := node.end_lineno - node.lineno + 1 - doc) > FUNCTION_LINES:
+                    long[f"{name}.{node.name}"] = lines
+    assert len(trees) > 100 and not long
+
+
+def source_of(name: str) -> Path:
+    path = ROOT.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -19,20 +19,13 @@ from smoothlib.regularizer.variation import StepwiseVariation, Variation
 
 from ...weights.cards import write_card
 from ...weights.fine_tune import FRACTION_BITS, save_difference
-from ...weights.pipelines import LORA_TARGET_MODULES, fingerprint, image_size, load_pipeline, load_vae
+from ...weights.pipelines import fingerprint, image_size, load_pipeline, load_vae
 from ...world import mini
 from .base import Draws, Objective, known_options
 from .latents import FolderLatents, SceneLatents
+from .options import LORA_LAYERS, check_options
 from .saving import save_lora, save_pipeline
-
-FEED_FORWARD = ("proj_in", "proj_out", "proj", "net.2")
-CONVOLUTIONS = ("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "time_emb_proj")  # the last: what they add of the time
-LORA_LAYERS = {"attention": LORA_TARGET_MODULES, "all": (*LORA_TARGET_MODULES, *FEED_FORWARD, *CONVOLUTIONS)}
-SNR_WEIGHTS = {  # min-SNR weight of the network's own target: its error is that of x0_hat over snr, snr + 1 or 1
-    "epsilon": lambda snr, clipped: clipped / snr,
-    "v_prediction": lambda snr, clipped: clipped / (snr + 1),
-    "sample": lambda snr, clipped: clipped,
-}
+from .weighting import min_snr_weight
 
 
 class DenoisingObjective(Objective):
@@ -95,35 +88,18 @@ class DenoisingObjective(Objective):
         fraction_bits: int = FRACTION_BITS,
     ):
         super().__init__()
-        if trainable not in ("all", "unet", "lora"):
-            raise ValueError(f"trainable must be all, unet or lora, got {trainable!r}")
-        if lora_layers not in LORA_LAYERS:
-            raise ValueError(f"lora_layers must be one of {', '.join(LORA_LAYERS)}, got {lora_layers!r}")
-        for name, value in (("rank", rank), ("regularize_every", regularize_every)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= caption_dropout <= 1:
-            raise ValueError(f"caption_dropout must lie in [0, 1], got {caption_dropout}")
-        if resolution is not None and (resolution < 8 or resolution % 8):
-            raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
-        if data and (only or style):
-            raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
-        if not 1 <= fraction_bits <= FRACTION_BITS:
-            raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
-        for name, value in (("regularization", regularization), ("min_snr_gamma", min_snr_gamma)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        if not 0 < regularized_share <= 1:
-            raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
-        if not regularized_guidance >= 1:
-            raise ValueError(f"regularized_guidance must be at least 1, got {regularized_guidance}")
+        check_options(
+            trainable=trainable, lora_layers=lora_layers, rank=rank, caption_dropout=caption_dropout, min_snr_gamma=min_snr_gamma,
+            only=only, style=style, data=data, resolution=resolution, regularization=regularization, regularized_share=regularized_share,
+            regularize_every=regularize_every, regularized_guidance=regularized_guidance, fraction_bits=fraction_bits,
+        )  # fmt: skip
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
             raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
         folder = FolderLatents(None, data, resolution or 0, bad_images) if data else None  # before a model is loaded, or even downloaded
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
-        self.regularized_guidance = regularized_guidance
+        self.regularized_guidance, self.mirror, self.fraction_bits = regularized_guidance, mirror, fraction_bits
         self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
         if trainable == "all":
             vae = load_vae(pipeline)
@@ -138,7 +114,6 @@ class DenoisingObjective(Objective):
             folder.vae, folder.resolution = vae, resolution or (mini.IMAGE_SIZE if trainable == "all" else image_size(pipeline))
         self.examples = folder or SceneLatents(vae, split, only, style)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
-        self.mirror, self.fraction_bits = mirror, fraction_bits
         self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
 
     def _build(self, start_from: str | None) -> None:
@@ -229,7 +204,7 @@ class DenoisingObjective(Objective):
         variation, output = self._variation(denoise, eps, alpha_bar, draws)
         target = {"epsilon": lambda: eps, "v_prediction": lambda: self.scheduler.get_velocity(z0, eps, t), "sample": lambda: z0}
         error = (output - target[self.prediction_type]()).square().mean(dim=(1, 2, 3))  # (B,)
-        base = (self._timestep_weight(alpha_bar) * error).mean()
+        base = (min_snr_weight(alpha_bar, self.min_snr_gamma, self.prediction_type) * error).mean()
         if variation is None:
             return base, {"mse": error.mean()}
         numbers = {
@@ -260,19 +235,8 @@ class DenoisingObjective(Objective):
             return variation, variation.output
         return variation, torch.cat([variation.output, denoise(eps[rest], rest)[1]])
 
-    def _timestep_weight(self, alpha_bar: Tensor) -> Tensor:
-        if not self.min_snr_gamma:
-            return torch.ones_like(alpha_bar)
-        snr = alpha_bar / (1 - alpha_bar)
-        return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=self.min_snr_gamma))
-
     def export(self, folder: Path) -> None:
-        """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the
-        difference to the base, which the card names (`pipelines.load_adapter` and, as a model of its own, `pipelines.load_pipeline` read
-        it).
-
-        See `saving` for the precision of each.
-        """
+        """Save the whole pipeline for `all`, a LoRA for `lora`, the difference to the base that the card names for `unet`; see `saving`."""
         if self.trainable == "lora":
             save_lora(self.unet, folder)
         elif self.trainable == "unet":

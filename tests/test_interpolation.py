@@ -1,6 +1,7 @@
 """Walks and ANID: end frames, batching, prompts per frame, and each method as the composition that it names, on a tiny pipeline."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from smoothlib.interpolation.anid import add_noise, anid, anid_coarse_to_fine, l
 from smoothlib.interpolation.real_images import invert_pairs, real_image_interpolation, vae_interpolation
 from smoothlib.interpolation.walk import latent_walk
 from smoothlib.inversion import ddim_invert, null_text_inversion
-from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample, sample_steps
+from smoothlib.sampling import Sampling, decode_latents, encode_images, encode_prompts, sample, sample_steps
 
 T = 4
 SETTINGS = dict(guidance_scale=3.0, num_inference_steps=T)
+SAMPLING = Sampling(**SETTINGS)
 START, END = (noise(2, *LATENT_SHAPE, seed=seed).double() for seed in (1, 2))
 FIRST, SECOND = (torch.tanh(noise(2, 3, IMAGE_SIZE, IMAGE_SIZE, seed=seed)).double() for seed in (3, 4))
 
@@ -58,7 +60,7 @@ def differ(a, b):
 
 
 def test_walk_ends_at_the_plain_samples_and_each_frame_is_one_on_the_arc(pipe, embeds):
-    walk = latent_walk(pipe, START, END, embeds, frames=5, **SETTINGS)
+    walk = latent_walk(pipe, START, END, embeds, frames=5, sampling=SAMPLING)
     assert walk.shape == (2, 5, 3, IMAGE_SIZE, IMAGE_SIZE) and walk.dtype == torch.float32 and walk.abs().max() <= 1
     same(walk[:, 0], generated(pipe, START, embeds))
     same(walk[:, -1], generated(pipe, END, embeds))
@@ -67,7 +69,7 @@ def test_walk_ends_at_the_plain_samples_and_each_frame_is_one_on_the_arc(pipe, e
 
 
 def test_default_is_eleven_frames_at_the_papers_ratios(pipe, embeds):
-    walk = latent_walk(pipe, START[:1], END[:1], embeds[:1], guidance_scale=1.0, num_inference_steps=1)
+    walk = latent_walk(pipe, START[:1], END[:1], embeds[:1], Sampling(1.0, 1))
     assert walk.shape[1] == 11
     same(walk[:, 3], generated(pipe, slerp(START[:1], END[:1], 0.3), embeds[:1], guidance_scale=1.0, num_inference_steps=1))
 
@@ -75,36 +77,36 @@ def test_default_is_eleven_frames_at_the_papers_ratios(pipe, embeds):
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
 def test_batch_size_changes_the_calls_and_nothing_else(pipe, embeds, calls, batch_size):
     nulls = encode_prompts(pipe, [""]) + 0.5 * noise(T, 2, 16, 16, seed=5)  # per step and walk: a chunk must take its own
-    whole = latent_walk(pipe, START, END, embeds, null_embeds=nulls, frames=3, **SETTINGS)
+    whole = latent_walk(pipe, START, END, embeds, sampling=replace(SAMPLING, null_embeds=nulls), frames=3)
     assert calls == [12] * T  # 2 walks x 3 frames, guided
     calls.clear()
-    same(whole, latent_walk(pipe, START, END, embeds, null_embeds=nulls, frames=3, batch_size=batch_size, **SETTINGS))
+    same(whole, latent_walk(pipe, START, END, embeds, sampling=replace(SAMPLING, null_embeds=nulls, batch_size=batch_size), frames=3))
     assert max(calls) == 2 * min(batch_size, 6) and sum(calls) == 12 * T
 
 
 def test_walks_do_not_depend_on_each_other(pipe, embeds):
-    together = latent_walk(pipe, START, END, embeds, frames=3, **SETTINGS)
+    together = latent_walk(pipe, START, END, embeds, frames=3, sampling=SAMPLING)
     for b in range(2):
-        alone = latent_walk(pipe, START[b : b + 1], END[b : b + 1], embeds[b : b + 1], frames=3, **SETTINGS)
+        alone = latent_walk(pipe, START[b : b + 1], END[b : b + 1], embeds[b : b + 1], frames=3, sampling=SAMPLING)
         same(together[b : b + 1], alone)
 
 
 def test_every_form_of_null_embeddings_belongs_to_the_walk(pipe, embeds):
     null = encode_prompts(pipe, [""])
     per_walk = null + 0.5 * noise(2, 16, 16, seed=6)
-    walk = latent_walk(pipe, START, END, embeds, null_embeds=per_walk, frames=3, **SETTINGS)
+    walk = latent_walk(pipe, START, END, embeds, sampling=replace(SAMPLING, null_embeds=per_walk), frames=3)
     same(walk[:, 0], generated(pipe, START, embeds, null_embeds=per_walk))
     same(walk[:, 2], generated(pipe, END, embeds, null_embeds=per_walk))
     per_step = per_walk.expand(T, -1, -1, -1)
-    same(walk, latent_walk(pipe, START, END, embeds, null_embeds=per_step, frames=3, **SETTINGS))
-    same(walk, latent_walk(pipe, START, END, embeds, null_embeds=lambda i: per_walk, frames=3, batch_size=4, **SETTINGS))
-    plain = latent_walk(pipe, START, END, embeds, frames=3, **SETTINGS)
-    same(plain, latent_walk(pipe, START, END, embeds, null_embeds=null, frames=3, **SETTINGS))
+    same(walk, latent_walk(pipe, START, END, embeds, sampling=replace(SAMPLING, null_embeds=per_step), frames=3))
+    same(walk, latent_walk(pipe, START, END, embeds, sampling=replace(SAMPLING, null_embeds=lambda i: per_walk, batch_size=4), frames=3))
+    plain = latent_walk(pipe, START, END, embeds, frames=3, sampling=SAMPLING)
+    same(plain, latent_walk(pipe, START, END, embeds, sampling=replace(SAMPLING, null_embeds=null), frames=3))
     differ(plain, walk)
 
 
 def test_two_prompts_are_mixed_linearly_over_the_frames(pipe, embeds, other_embeds):
-    walk = latent_walk(pipe, START, START, embeds, second_embeds=other_embeds, frames=5, **SETTINGS)
+    walk = latent_walk(pipe, START, START, embeds, second_embeds=other_embeds, frames=5, sampling=SAMPLING)
     same(walk[:, 0], generated(pipe, START, embeds))
     same(walk[:, -1], generated(pipe, START, other_embeds))
     same(walk[:, 1], generated(pipe, START, 0.75 * embeds + 0.25 * other_embeds))
@@ -112,8 +114,8 @@ def test_two_prompts_are_mixed_linearly_over_the_frames(pipe, embeds, other_embe
 
 
 def test_one_prompt_may_stand_for_all_walks(pipe, embeds, other_embeds):
-    one = latent_walk(pipe, START, END, embeds[:1], second_embeds=other_embeds[:1], frames=3, **SETTINGS)
-    both = latent_walk(pipe, START, END, embeds[[0, 0]], second_embeds=other_embeds[[0, 0]], frames=3, **SETTINGS)
+    one = latent_walk(pipe, START, END, embeds[:1], second_embeds=other_embeds[:1], frames=3, sampling=SAMPLING)
+    both = latent_walk(pipe, START, END, embeds[[0, 0]], second_embeds=other_embeds[[0, 0]], frames=3, sampling=SAMPLING)
     same(one, both)
 
 
@@ -131,7 +133,7 @@ def test_vae_interpolation_goes_straight_between_the_reconstructions(pipe):
 
 def test_pairs_are_inverted_with_a_null_series_of_their_own(pipe, embeds, other_embeds):
     settings = dict(guidance_scale=7.5, num_inner_steps=3)
-    found = invert_pairs(pipe, FIRST, SECOND, embeds, second_embeds=other_embeds, num_inference_steps=T, **settings)
+    found = invert_pairs(pipe, FIRST, SECOND, embeds, Sampling(7.5, T), second_embeds=other_embeds, num_inner_steps=3)
     assert found.null_embeds.shape == (T, 2, 16, 16) and found.losses.shape == (T, 2, 2) and found.inner_steps.shape == (T, 2)
     for b in range(2):
         z0 = encode_images(pipe, torch.stack([FIRST[b], SECOND[b]]))
@@ -148,7 +150,7 @@ def test_pairs_are_inverted_with_a_null_series_of_their_own(pipe, embeds, other_
 
 def test_shared_null_text_inversion_reconstructs_both_ends_better_than_ddim(pipe, embeds):
     """And the frames between are the slerp of the inverted noises under the same nulls (A.4)."""
-    settings = dict(guidance_scale=7.5, frames=3, num_inference_steps=T)
+    settings = dict(sampling=Sampling(7.5, T), frames=3)
     walk, found = real_image_interpolation(pipe, FIRST, SECOND, embeds, num_inner_steps=10, **settings)
     ddim = latent_walk(pipe, found.start, found.end, embeds, **settings)
     vae = vae_interpolation(pipe, FIRST, SECOND, frames=2)
@@ -183,7 +185,7 @@ def test_noise_added_in_two_stages_is_a_forward_diffusion():
 @pytest.mark.parametrize(("level", "steps"), [(0.25, 1), (0.5, 2), (1.0, 4)])
 def test_anid_mixes_at_one_noise_level_and_denoises_from_there(pipe, embeds, other_embeds, calls, level, steps):
     shared = noise(2, *LATENT_SHAPE, seed=8).double()
-    walk = anid(pipe, FIRST, SECOND, embeds, shared, second_embeds=other_embeds, frames=5, level=level, **SETTINGS)
+    walk = anid(pipe, FIRST, SECOND, embeds, shared, second_embeds=other_embeds, frames=5, level=level, sampling=SAMPLING)
     assert calls == [2 * 2 * 3] * steps  # the end frames are not denoised
     z_first, z_second = encode_images(pipe, FIRST), encode_images(pipe, SECOND)
     same(walk[:, 0], decode_latents(pipe, z_first))
@@ -196,7 +198,7 @@ def test_anid_mixes_at_one_noise_level_and_denoises_from_there(pipe, embeds, oth
 
 def test_anid_denoises_the_ends_on_request(pipe, embeds):
     shared = noise(2, *LATENT_SHAPE, seed=8).double()
-    plain, denoised = (anid(pipe, FIRST, SECOND, embeds, shared, frames=3, denoise_ends=flag, **SETTINGS) for flag in (False, True))
+    plain, denoised = (anid(pipe, FIRST, SECOND, embeds, shared, frames=3, denoise_ends=flag, sampling=SAMPLING) for flag in (False, True))
     same(plain[:, 1], denoised[:, 1])
     alpha_bar = levels_of(2)
     noisy = math.sqrt(alpha_bar) * encode_images(pipe, SECOND) + math.sqrt(1 - alpha_bar) * shared
@@ -206,7 +208,7 @@ def test_anid_denoises_the_ends_on_request(pipe, embeds):
 
 def test_anid_between_equal_images_stays_at_one_image(pipe, embeds):
     shared = noise(2, *LATENT_SHAPE, seed=8).double()
-    walk = anid(pipe, FIRST, FIRST, embeds, shared, frames=4, denoise_ends=True, **SETTINGS)
+    walk = anid(pipe, FIRST, FIRST, embeds, shared, frames=4, denoise_ends=True, sampling=SAMPLING)
     same(walk, walk[:, :1].expand_as(walk))
 
 
@@ -214,7 +216,9 @@ def test_coarse_to_fine_on_five_frames_equals_the_procedure_step_by_step(pipe, e
     """Levels at 2 and 4 of 8 steps: the middle frame at 4, its neighbours at 2, all to the end; each frame with its own prompt mix."""
     steps, noises = 8, noise(2, 2, *LATENT_SHAPE, seed=9).double()
     settings = dict(guidance_scale=3.0, num_inference_steps=steps)
-    walk = anid_coarse_to_fine(pipe, FIRST, SECOND, embeds, noises, second_embeds=other_embeds, frames=5, batch_size=3, **settings)
+    walk = anid_coarse_to_fine(
+        pipe, FIRST, SECOND, embeds, noises, Sampling(**settings, batch_size=3), second_embeds=other_embeds, frames=5
+    )
 
     def denoise(x, eta, first_step, last_step):
         mixed = (1 - eta) * embeds + eta * other_embeds
@@ -236,7 +240,7 @@ def test_coarse_to_fine_on_five_frames_equals_the_procedure_step_by_step(pipe, e
 
 def test_coarse_to_fine_at_full_length_runs_each_frame_from_its_own_level(pipe, embeds, calls):
     noises = noise(4, 2, *LATENT_SHAPE, seed=9).double()
-    walk = anid_coarse_to_fine(pipe, FIRST, SECOND, embeds, noises, guidance_scale=1.0, num_inference_steps=16)
+    walk = anid_coarse_to_fine(pipe, FIRST, SECOND, embeds, noises, Sampling(1.0, 16))
     assert walk.shape == (2, 17, 3, IMAGE_SIZE, IMAGE_SIZE)
     steps = level_steps(17, 16)
     assert steps == [4, 5, 7, 8]
@@ -249,6 +253,12 @@ def test_levels_of_the_coarse_to_fine_form():
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------------------
+
+
+def with_sampling(arguments):
+    """Arguments in which guidance, steps, null embeddings and batch are one `Sampling`."""
+    own = {key: value for key, value in arguments.items() if key in Sampling.__dataclass_fields__}
+    return {key: value for key, value in arguments.items() if key not in own} | dict(sampling=Sampling(**own))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +281,7 @@ def test_levels_of_the_coarse_to_fine_form():
 def test_bad_walks_are_named_before_any_work(pipe, embeds, calls, changes, message):
     arguments = dict(start=START, end=END, prompt_embeds=embeds, frames=3) | SETTINGS | changes
     with pytest.raises(ValueError, match=message):
-        latent_walk(pipe, **arguments)
+        latent_walk(pipe, **with_sampling(arguments))
     assert calls == []
 
 
@@ -282,13 +292,14 @@ def test_bad_walks_are_named_before_any_work(pipe, embeds, calls, changes, messa
         (dict(first=FIRST * 200, second=SECOND * 200), r"floating-point in \[-1, 1\]"),
         (dict(frames=0), "frames must be an integer of at least 2, not 0"),
         (dict(guidance_scale=1.0), "guidance_scale must differ from 1"),
+        (dict(null_embeds=torch.zeros(1, 16, 16)), "sampling has null_embeds, but must have none: the inversion finds them"),
         (dict(prompt_embeds=torch.zeros(3, 16, 16)), r"prompt_embeds must have shape \(2 or 1, L, D\)"),
     ],
 )
 def test_bad_real_images_are_named_before_any_work(pipe, embeds, calls, changes, message):
     arguments = dict(first=FIRST, second=SECOND, prompt_embeds=embeds) | SETTINGS | changes
     with pytest.raises(ValueError, match=message):
-        real_image_interpolation(pipe, **arguments)
+        real_image_interpolation(pipe, **with_sampling(arguments))
     assert calls == []
 
 
@@ -305,7 +316,7 @@ def test_bad_real_images_are_named_before_any_work(pipe, embeds, calls, changes,
 def test_bad_anid_arguments_are_named_before_any_work(pipe, embeds, calls, changes, message):
     arguments = dict(first=FIRST, second=SECOND, prompt_embeds=embeds, noise=noise(2, *LATENT_SHAPE), frames=3) | SETTINGS | changes
     with pytest.raises(ValueError, match=message):
-        anid(pipe, **arguments)
+        anid(pipe, **with_sampling(arguments))
     assert calls == []
 
 
@@ -322,5 +333,5 @@ def test_bad_anid_arguments_are_named_before_any_work(pipe, embeds, calls, chang
 def test_bad_coarse_to_fine_arguments_are_named_before_any_work(pipe, embeds, calls, changes, message):
     arguments = dict(first=FIRST, second=SECOND, prompt_embeds=embeds, noises=noise(2, 2, *LATENT_SHAPE), frames=5)
     with pytest.raises(ValueError, match=message):
-        anid_coarse_to_fine(pipe, **(arguments | SETTINGS | dict(num_inference_steps=8) | changes))
+        anid_coarse_to_fine(pipe, **with_sampling(arguments | SETTINGS | dict(num_inference_steps=8) | changes))
     assert calls == []

@@ -98,6 +98,16 @@ def test_no_module_imports_itself_through_others(graph):
         pytest.fail(" <- ".join(error.args[1]))
 
 
+def test_networks_are_called_through_one_door():
+    """What a call means, of a UNet or a transformer and whatever it predicts, is decided in `smoothlib.denoiser` alone."""
+    called = {
+        name: {ast.unparse(node.func).split(".")[-1] for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for name, tree in modules().items()
+    }
+    direct = {name for name, names in called.items() if name.startswith("smoothlib") and names & {"unet", "transformer"}}
+    assert not direct and "call_network" in called["smoothlib.denoiser"] & called["smoothlib.inversion"]
+
+
 def test_modules_and_functions_stay_short():
     """A function's docstring is not counted: equation, shapes, units and errors belong there, and are not what makes code long."""
     trees = modules()

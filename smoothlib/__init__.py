@@ -26,7 +26,7 @@ _NAMES = {  # module -> what it gives here
     "pixels": ("from_uint8", "to_uint8"),
     "predictions": ("predict_x0",),
     "regularizer.variation": ("StepwiseVariation",),
-    "sampling": ("decode_latents", "encode_images", "encode_prompts", "sample"),
+    "sampling": ("Sampling", "decode_latents", "encode_images", "encode_prompts", "sample"),
     "training_loss": ("regularized_loss",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

@@ -149,7 +149,7 @@ def regularized_loss(
         >>> bool(found.loss == found.base + found.variation.loss)
         True
     """
-    check_options(regularization, regularize_every, regularized_share, regularized_guidance, min_snr_gamma)
+    check_loss_options(regularization, regularize_every, regularized_share, regularized_guidance, min_snr_gamma)
     if regularizer is not None and regularized_guidance != 1 and null_embeds is None:
         raise ValueError(f"null_embeds is None, but must be the empty prompt's embedding for regularized_guidance {regularized_guidance}")
     _check_batch(latents, prompt_embeds, draws or {})
@@ -190,7 +190,7 @@ def _variation(
     return variation, torch.cat([variation.output, batch.denoise(eps[rest], rest)[1]])
 
 
-def check_options(
+def check_loss_options(
     regularization: float, regularize_every: int, regularized_share: float, regularized_guidance: float, min_snr_gamma: float
 ) -> None:
     """ValueError for an option of `regularized_loss` that is out of its range."""

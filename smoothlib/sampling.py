@@ -55,6 +55,13 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
         >>> encode_images(load_pipeline("mini"), torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 4, 16, 16])
     """
+    check_images(pipe, images)
+    images = images.to(pipe.vae.device, pipe.vae.dtype)
+    return pipe.vae.encode(images).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+def check_images(pipe: "StableDiffusionPipeline", images: Tensor) -> None:
+    """ValueError unless `encode_images` can take them."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
     factor = pipe.vae_scale_factor
@@ -62,8 +69,6 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
         raise ValueError(f"images must have a height and width divisible by {factor}, not {tuple(images.shape[2:])}")
     if not images.is_floating_point() or not images.abs().max() <= 1 + 1e-3:  # NaN is not
         raise ValueError(f"images must be floating-point in [-1, 1], not {images.dtype} from {images.min():.4g} to {images.max():.4g}")
-    images = images.to(pipe.vae.device, pipe.vae.dtype)
-    return pipe.vae.encode(images).latent_dist.mode() * pipe.vae.config.scaling_factor
 
 
 @torch.no_grad()
@@ -189,14 +194,19 @@ def sample(pipe: "StableDiffusionPipeline", latents: Tensor, prompt_embeds: Embe
     return z
 
 
+def share_of_steps(share: float, num_inference_steps: int) -> int:
+    """How many whole steps are a share of T: rounded down, after the noise of floating point is removed (.7 of 50 is 35, not 34.99...)."""
+    return math.floor(num_inference_steps * share + 1e-9)
+
+
 def prompt_switch(source_embeds: Tensor, target_embeds: Tensor, *, ratio: float, num_inference_steps: int) -> Callable[[int], Tensor]:
     """Prompt switch (Eq. 15): the source prompt while t > T r, the target prompt once t <= T r, counting t = T, ..., 1.
 
-    `ratio` is r in [0, 1]; T r steps use the target, rounded down after floating-point noise is removed (.7 of 50 is 35, not 34.99...).
+    `ratio` is r in [0, 1]; T r steps use the target, counted by `share_of_steps`.
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must be from 0 to 1, not {ratio}")
-    source_steps = num_inference_steps - math.floor(num_inference_steps * ratio + 1e-9)
+    source_steps = num_inference_steps - share_of_steps(ratio, num_inference_steps)
     return lambda i: source_embeds if i < source_steps else target_embeds
 
 

@@ -186,7 +186,9 @@ def test_what_cannot_be_hooked_is_refused(tiny):
             pass
     chosen[1].module.set_processor(AttnProcessor2_0())
     assert all(type(site.module.processor) is AttnProcessor2_0 for site in chosen)
-    with pytest.raises(ValueError, match=r"^unet is a AutoencoderKL without down_blocks, but must be a UNet of down, middle and up blocks$"):
+    with pytest.raises(
+        ValueError, match=r"^unet is a AutoencoderKL without down_blocks, but must be a UNet of down, middle and up blocks$"
+    ):
         sites(tiny.vae)
 
 

@@ -42,7 +42,7 @@ def scene_maps(images: Tensor) -> tuple[Tensor, Tensor]:
             for batch in batches:
                 found.append([features.half() for features in network(from_uint8(batch))])
                 advance_to(len(found))
-        maps, pooled = (torch.cat(parts) for parts in zip(*found, strict=True))
+        maps, pooled = (torch.cat(parts).contiguous() for parts in zip(*found, strict=True))
         atomic_write(file, safetensors.torch.save({"maps": maps, "pooled": pooled}))
     stored = safetensors.torch.load_file(file)
     return stored["maps"], stored["pooled"]

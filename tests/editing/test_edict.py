@@ -104,7 +104,7 @@ def test_where_both_chains_agree_the_steps_are_plain_ddim(monkeypatch):
 
 @pytest.mark.parametrize("strength", [0.5, 0.6])
 def test_it_is_the_prompt_switch_with_an_exact_inversion(strength):
-    """All the way up, down under the source prompt to the switch and under the target prompt from there: the first part comes to nothing."""
+    """All the way up, down under the source prompt to the switch, then under the target prompt: the first part comes to nothing."""
     pipe, steps = tiny(torch.float64), 10
     source, target = encode_prompts(pipe, SOURCES), encode_prompts(pipe, TARGETS)
     coupled, z0 = chain(pipe, steps=ddim_steps(pipe, steps)), encode_images(pipe, pictures(dtype=torch.float64))

@@ -14,7 +14,6 @@ from companion.data.edits import half, half_of, load_edits, stacked_masks
 from companion.data.listings import ListingError
 from companion.data.load import load_pairs
 from companion.data.pictures import PictureError
-from companion.world.pair_rendering import EVERYWHERE
 
 ENTRY = {
     "image_path": "1_change_object_80/1_artificial/1.png",
@@ -67,7 +66,7 @@ def test_the_pairs_are_items_with_their_truth_mask_and_records(scenes):
 
 def test_what_has_no_outside_is_a_rule_of_the_kind(scenes):
     items = [scenes.item(index) for index in range(0, 396, 22)]
-    assert {item.kind for item in items if not item.has_outside} == set(EVERYWHERE)
+    assert {item.kind for item in items if not item.has_outside} == {"setting", "style"}
     assert all(item.mask.all() for item in items if not item.has_outside)
     assert not dataclasses.replace(items[0], mask=None).has_outside
     masks = stacked_masks([dataclasses.replace(items[0], mask=None), items[0]])

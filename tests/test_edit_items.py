@@ -198,7 +198,7 @@ def test_a_folder_with_prompts_is_read(tmp_path):
         (["a.png"], r"has \['a.png'\], but must be an object"),
         (LINE | {"target_prompt": " "}, "has an empty target_prompt, but must have a text"),
         (LINE | {"source_prompt": None}, "has the source_prompt None, but must have a text"),
-        (LINE | {"file_name": "../a.png"}, "must name a picture inside the folder"),
+        (LINE | {"file_name": "../a.png"}, "has the file_name .*must name a picture inside the folder"),
         (LINE | {"mask": "..\\m.png"}, "has the mask .*must name a picture inside the folder"),
         (LINE | {"mask": 3}, "has the mask 3, but must name a picture"),
     ],

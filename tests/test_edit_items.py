@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import assert_one_sentence
 
 from companion.data.edit_folders import FolderEdits, PieBench, decoded_mask
-from companion.data.edits import half, half_of, load_edits, stacked_masks
+from companion.data.edits import half, half_of, load_edits
 from companion.data.listings import ListingError
 from companion.data.load import load_pairs
 from companion.data.pictures import PictureError
@@ -69,8 +69,6 @@ def test_what_has_no_outside_is_a_rule_of_the_kind(scenes):
     assert {item.kind for item in items if not item.has_outside} == {"setting", "style"}
     assert all(item.mask.all() for item in items if not item.has_outside)
     assert not dataclasses.replace(items[0], mask=None).has_outside
-    masks = stacked_masks([dataclasses.replace(items[0], mask=None), items[0]])
-    assert not masks[0].any() and torch.equal(masks[1], items[0].mask) and masks.dtype == torch.bool
 
 
 def test_the_halves_share_nothing_and_each_kind_is_in_both(scenes):

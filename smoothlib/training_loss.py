@@ -62,7 +62,7 @@ class _Batch:
         else:  # one call as in `denoiser.predict_noise`, which does not give the prompt's own prediction, that L_base needs
             null = {name: _of_rows(value, rows, len(x_t)) for name, value in {"": self.null_embeds, **self.null_added}.items()}
             both = {name: torch.cat([value, null[name]]) for name, value in added.items()}
-            found = call_network(self.network, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([embeds, null[""]]), both)
+            found = call_network(self.network, x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), torch.cat([embeds, null[""]]), both)
             output, unconditional = wide(found).chunk(2)
             guided = guidance_scale * output - (guidance_scale - 1) * unconditional
         return estimate(guided, x_t, level, self.prediction_type).x0_hat, output

@@ -51,10 +51,14 @@ def kept_features(scenes: SceneSplit, *, mirrored: bool = False, limit: int | No
     file = paths.RUNS / "image_features" / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
         images = scenes.pixels[:limit]
-        images = torch.cat([images, images.flip(-1)]) if mirrored else images
-        with progress_bar("image features", total=len(images)) as advance_to:
-            features = scene_features(images, done=advance_to).half()
-        atomic_write(file, safetensors.torch.save({"features": features}))
+        parts = [images, images.flip(-1)] if mirrored else [images]
+        # 100 images at once, as the kept files were made: other batches differ in the last bits
+        with progress_bar("image features", total=len(parts)) as advance_to:
+            features = []
+            for part in parts:
+                features.append(scene_features(part, batch_size=100).half())
+                advance_to(len(features))
+        atomic_write(file, safetensors.torch.save({"features": torch.cat(features)}))
     return safetensors.torch.load_file(file)["features"]
 
 

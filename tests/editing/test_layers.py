@@ -39,7 +39,7 @@ def test_the_embedded_models_counterparts():
 def test_other_unets_have_counterparts_too():
     rows = layer_table(tiny_unet())
     assert [row["here"] for row in rows][1:5] == [
-        "down_blocks[0], mid_block, up_blocks[1]", "down_blocks[0], up_blocks[1]", "up_blocks[1].resnets[1]", "up_blocks[1].attentions[1]"
+        "all self-attentions", "down_blocks[0], up_blocks[1]", "up_blocks[1].resnets[1]", "up_blocks[1].attentions[1]"
     ]  # fmt: skip
 
 

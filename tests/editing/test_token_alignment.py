@@ -44,7 +44,7 @@ def test_several_changed_words_of_one_token():
 
 def test_a_word_of_one_token_becomes_one_of_three():
     found = align_prompts(TOKENIZER, "a red b", "a xyz b")
-    ends = [(5 + k - 1, 6 + k - 1) for k in range(11)]  # end and padding: 12 tokens in the source, 10 in the target
+    ends = [(4 + k, 6 + k) for k in range(10)]  # end and padding: 12 tokens in the source, 10 in the target
     words = [(0, 0), (1, 1), (2, 2, 1 / 3), (2, 3, 1 / 3), (2, 4, 1 / 3), (3, 5)]
     expected = matrix(*words, *ends, (14, 15), (15, 15))
     assert found.kind == "replace" and torch.equal(found.matrix, expected)

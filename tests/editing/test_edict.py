@@ -98,7 +98,7 @@ def test_where_both_chains_agree_the_steps_are_plain_ddim(monkeypatch):
     z, embeds = noise(3, *LATENT_SHAPE, seed=2, dtype=torch.float64), encode_prompts(pipe, SOURCES)
     x, y = chain(pipe).down((z, z), embeds)
     expected = sample(pipe, z, embeds, guidance_scale=3, num_inference_steps=4)
-    torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)  # the scheduler's levels are float32
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)  # values to 20, the scheduler's levels in float32
     torch.testing.assert_close(x, y, rtol=0, atol=1e-13)
     assert (x - z).abs().max() > 0.1
 

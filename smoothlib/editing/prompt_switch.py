@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import sampling
 from ..diffusion import check_number
 from ..sampling import encode_prompts, sample_steps, share_of_steps
+from . import edict
 from .edited import Edited, counted, finish
 from .inputs import Generators, check_edit, check_generator, check_kind, check_steps_and_guidance
 from .inversions import inverted_for
@@ -60,7 +61,8 @@ def edit(
     Args:
         images: (B, 3, H, W) in [-1, 1].
         source_prompts, target_prompts: B strings each; equal ones give the reconstruction.
-        inversion: "ddim", "null_text", "direct" or "fixed_point", or what was inverted before for these images, prompts and settings.
+        inversion: "ddim", "null_text", "direct" or "fixed_point", or what was inverted before for these images, prompts and settings. With
+            Inversion("edict") the steps are EDICT's, which undo those before the switch exactly: it is `edict.edit` at strength r.
         generator: nothing is random here; it is accepted as by every method.
         progress: wraps the iterables of step indices, the inversion's and then the sampling's.
 
@@ -80,10 +82,13 @@ def edit(
         (torch.Size([1, 3, 64, 64]), 6.0)
     """
     check_edit(pipe, images, source_prompts, target_prompts)
-    check_kind("prompt_switch", inversion, SHARED_KINDS)
+    check_kind("prompt_switch", inversion, (*SHARED_KINDS, "edict"))
     check_generator(generator, len(images))
     shared = dict(guidance_scale=settings.guidance_scale, num_inference_steps=settings.num_inference_steps)
     steps = settings.num_inference_steps
+    if isinstance(inversion, Inversion) and inversion.kind == "edict":
+        coupled = edict.EDICT(strength=settings.ratio, **shared)
+        return edict.edit(pipe, images, source_prompts, target_prompts, inversion=inversion, settings=coupled, progress=progress)
     with counted(pipe.unet) as counter:
         inverted = inverted_for(pipe, images, source_prompts, inversion, progress=progress, **shared)
         target = encode_prompts(pipe, target_prompts)

@@ -120,9 +120,7 @@ def check_regularised(pipe: "StableDiffusionPipeline", images: Tensor, settings:
         raise ValueError("generator is None, but must be given: the regularised inversion draws the rolls of its auto-correlation")
     height, width = (size // pipe.vae_scale_factor for size in images.shape[-2:])
     if min(pyramid_sides(height, width)) < 4:
-        raise ValueError(
-            f"images have latents of {height} x {width}, but each level of the auto-correlation's pyramid must have at least 4"
-        )
+        raise ValueError(f"images have latents of {height} x {width}, but must have at least 4 on each level of the pyramid")
 
 
 def _rolled(noise: Tensor, shifts: Tensor, dim: int) -> Tensor:

@@ -98,7 +98,11 @@ def test_what_is_exported_says_what_was_measured(fitted, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"feature_dropout": 1.0}, r"feature_dropout must lie in \[0, 1\), got 1.0"), ({"limit": 0}, "limit must be at least 1, got 0")],
+    [
+        ({"feature_dropout": 1.0}, r"feature_dropout must lie in \[0, 1\), got 1.0"),
+        ({"map_dropout": -0.1}, "map_dropout must lie in"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+    ],
 )
 def test_bad_options_are_named(options, sentence):
     with pytest.raises(ValueError, match=sentence):

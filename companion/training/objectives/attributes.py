@@ -58,28 +58,33 @@ class AttributesObjective(Objective):
     """The head of the scene judge on features of scenes, each as it is or blurred: a latent model's decoder blurs, which says nothing.
 
     Args:
-        feature_dropout: share of what the last layer reads that a step does not see.
+        feature_dropout: share of the network's pooled features that a step does not see.
+        map_dropout: the same of what is read from the maps: a small second object shows in few of these numbers.
         split: what it is trained on.
         held_out: splits whose accuracy is measured at the end and written into the card.
         limit: use only the first so many scenes of every split.
 
     Raises:
-        ValueError: `feature_dropout` lies outside [0, 1), or `limit` is below 1.
+        ValueError: a dropout lies outside [0, 1), or `limit` is below 1.
     """
 
     def __init__(
         self,
         feature_dropout: float = 0.5,
+        map_dropout: float = 0.1,
         split: str = "train",
         held_out: Sequence[str] = ("test", "compositional"),
         limit: int | None = None,
     ):
         super().__init__()
-        if not 0 <= feature_dropout < 1:
-            raise ValueError(f"feature_dropout must lie in [0, 1), got {feature_dropout}")
+        for name, value in (("feature_dropout", feature_dropout), ("map_dropout", map_dropout)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self.feature_dropout, self.held_out, self.limit = feature_dropout, tuple(held_out), limit
+        self.held_out, self.limit = tuple(held_out), limit
+        self.dropout = torch.full((judge.POOLED,), feature_dropout)  # of each number that the last layer reads
+        self.dropout[: 2 * judge.WIDTH] = map_dropout
         scenes = load_scenes(split)
         images = scenes.pixels[:limit]
         self.numbers = word_numbers(scenes.records[:limit])
@@ -102,7 +107,7 @@ class AttributesObjective(Objective):
         """Blurring (count,) and what the last layer sees (count, 1472), both bool."""
         return {
             "blurred": torch.rand(count, generator=generator) < 0.5,
-            "seen": torch.rand(count, judge.POOLED, generator=generator) >= self.feature_dropout,
+            "seen": torch.rand(count, judge.POOLED, generator=generator) >= self.dropout,
         }
 
     def forward(self, indices: Tensor, draws: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -113,7 +118,7 @@ class AttributesObjective(Objective):
             torch.where(choice.view(-1, *[1] * (sharp.ndim - 1)), soft[indices], sharp[indices]).float().to(device)
             for sharp, soft in zip(*self.features, strict=True)
         )
-        logits = self.network(maps, pooled, draws["seen"].to(device) / (1 - self.feature_dropout))
+        logits = self.network(maps, pooled, draws["seen"].to(device) / (1 - self.dropout).to(device))
         numbers = self.numbers[indices].to(device)
         loss, logged = torch.zeros((), device=device), {}
         for column, (field, values) in enumerate(logits.items()):

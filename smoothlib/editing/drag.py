@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ..inversion import ddim_invert
 from ..sampling import decode_latents, encode_images, encode_prompts, sample
-from .attention import Site, attention_hooks, sites
-from .drag_optimisation import FINE_BLOCKS, Optimised, Report, feature_block, optimise
+from .attention import Site, attention_hooks
+from .drag_optimisation import Optimised, Report, optimise
 from .drag_points import DragPoints, Points, drag_points
 from .drag_settings import Drag
 from .edited import Edited, counted
 from .image_lora import ImageLoras, ImageLoraSettings, acting, train_image_loras
 from .inputs import check_generator, check_images, check_prompts
+from .layers import fine_self
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -102,8 +103,7 @@ def drag(
 
 
 def check_drag(pipe: "StableDiffusionPipeline", lora: ImageLoras | ImageLoraSettings, batch_size: int) -> None:
-    """ValueError where the network has no features to follow, its adapters are switched off, or the LoRAs are of other images."""
-    feature_block(pipe.unet)
+    """ValueError where the network's adapters are all switched off, or the LoRAs are of other images."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in pipe.unet.modules() if isinstance(module, BaseTunerLayer)]
@@ -149,8 +149,7 @@ def denoise(
         k, v = (torch.cat([part.chunk(many)[0]] * many) for part in (k, v))
         return q, k, v
 
-    last = len(pipe.unet.up_blocks) - FINE_BLOCKS
-    fine = [site for site in sites(pipe.unet) if site.kind == "self" and site.block == "up" and site.index >= last]
+    fine = fine_self(pipe.unet)
     with ExitStack() as inside:
         inside.enter_context(acting(lora, pipe.unet, settings.lora_strength))
         if fine:

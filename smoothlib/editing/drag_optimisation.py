@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..diffusion import ddim_scheduler, set_timesteps
 from ..inversion import _frozen
+from . import layers
 from .attention import feature_hooks
 from .drag_points import DragPoints
 from .drag_settings import Drag
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 Report = Callable[[int, float], None]  # number of updates, mean distance left in pixels
-FINE_BLOCKS = 2  # the last up blocks: the first of them gives the features that are followed
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,15 @@ class Optimised:
     iterations: Tensor
 
 
-def feature_block(unet: nn.Module) -> nn.Module:
-    """The block whose output is followed: the last up block but one (of Stable Diffusion 1.5 `up_blocks[2]`, the published choice)."""
-    if len(getattr(unet, "up_blocks", ())) < FINE_BLOCKS:
-        raise ValueError(f"unet is a {type(unet).__name__}, but must have at least {FINE_BLOCKS} up blocks")
-    return unet.up_blocks[-FINE_BLOCKS]
-
-
 @contextmanager
-def drag_features(unet: nn.Module) -> Iterator[Callable[[tuple[int, int]], Tensor]]:
+def followed_features(unet: nn.Module) -> Iterator[Callable[[tuple[int, int]], Tensor]]:
     """Inside, the features of the network's latest call, (B, C, *grid), are those that the given function returns."""
     latest: list[Tensor] = []
 
     def keep(module: nn.Module, output: Any) -> None:
         latest[:] = [output]
 
-    with feature_hooks([feature_block(unet)], keep):
+    with feature_hooks([layers.drag_features(unet)], keep):
         yield lambda grid: resized(latest[0], grid)
 
 
@@ -141,7 +134,7 @@ class _Pull:
     def _network(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Features on the grid and the next latent, of the active images."""
         lora = None if self.lora is None else self.lora if len(self.active) == len(self.parts) else self.lora.of(self.active)
-        with acting(lora, self.unet, self.settings.lora_strength), drag_features(self.unet) as features:
+        with acting(lora, self.unet, self.settings.lora_strength), followed_features(self.unet) as features:
             e = self.unet(z, self.t, encoder_hidden_states=self.embeds[self.active].to(z), return_dict=False)[0]
             return features(self.grid), self.scheduler.step(e, self.t, z, return_dict=False)[0]
 

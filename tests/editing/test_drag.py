@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import IMAGE_SIZE, LATENT_SHAPE, assert_one_sentence, counted_calls, noise, smooth_tiny_pipeline, tiny_unet
+from tiny import IMAGE_SIZE, LATENT_SHAPE, assert_one_sentence, counted_calls, noise, smooth_tiny_pipeline
 
 from companion.data.load import load_pairs, to_tensor
 from companion.weights.adapters import load_smooth_lora
@@ -10,7 +10,6 @@ from companion.weights.pipelines import load_pipeline
 from smoothlib.editing import drag as dragging
 from smoothlib.editing import drag_optimisation
 from smoothlib.editing.drag import Drag, ImageLoraSettings, check_drag, drag, image_generators, train_image_loras
-from smoothlib.editing.drag_optimisation import feature_block
 
 PROMPTS = ["a red car", "two cats"]
 IMAGES = noise(2, 3, IMAGE_SIZE, IMAGE_SIZE, seed=3).clamp(-1, 1)
@@ -89,13 +88,14 @@ def test_evaluations_are_those_of_every_step(pipe):
     assert dragged.evaluations == sum(calls) / 2 == 2 * 4 + up + (SHORT.iterations + 1) + 2 * up
 
 
-def test_the_edited_picture_sees_the_originals_keys_and_values(pipe):
-    """Of the self-attentions in the last two up blocks. From other latents than the original's, it then is another picture."""
-    embeds, z = dragging.encode_prompts(pipe, PROMPTS), [noise(2, *LATENT_SHAPE, seed=seed) for seed in (1, 2)]
+def test_the_edited_picture_sees_the_originals_keys_and_values(mini):
+    """From other latents than the original's, it then is another picture than without the original beside it."""
+    pipe, case = mini
+    embeds, z = dragging.encode_prompts(pipe, case["prompts"]), [noise(1, 4, 16, 16, seed=seed) for seed in (1, 2)]
     first, second = dragging.denoise(pipe, z, embeds, SHORT)
     (alone,) = dragging.denoise(pipe, z[1:], embeds, SHORT)
-    assert torch.allclose(first, dragging.denoise(pipe, z[:1], embeds, SHORT)[0], atol=1e-5)  # the original sees itself
-    assert (second - alone).abs().max() > 1e-4
+    assert torch.allclose(first, dragging.denoise(pipe, z[:1], embeds, SHORT)[0], atol=1e-4)  # the original sees itself
+    assert (second - alone).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("where", ["motion_loss", "sample", "ddim_invert"])
@@ -165,7 +165,5 @@ def test_settings_are_checked(wrong):
         Drag(**wrong)
 
 
-def test_published_choices():
+def test_published_number_of_steps():
     assert Drag().steps_up == 35
-    unet = tiny_unet()
-    assert feature_block(unet) is unet.up_blocks[0]  # the last but one, of two

@@ -73,7 +73,7 @@ def test_dragbench_is_read_in_its_published_layout(bench):
         (dict(points=[[1, 2]]), "has the points .* must have a handle"),
         (dict(points=None), "has the points None"),
         (dict(prompt=3), "has the prompt 3, but must have a text"),
-        (dict(mask=np.zeros((4, 4))), r"has a mask of shape \(4, 4\), but original_image.png is 200 wide and 100 high"),
+        (dict(mask=np.zeros((4, 4))), r"has a mask of shape \(4, 4\), but its picture is 200 wide and 100 high"),
     ],
 )
 def test_wrong_folders_are_refused_by_name(bench, change, sentence):
@@ -87,7 +87,7 @@ def test_wrong_folders_are_refused_by_name(bench, change, sentence):
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder nowhere with drags"):
         load_drags("nowhere")
-    with pytest.raises(ListingError, match="has no meta_data.pkl in any folder"):
+    with pytest.raises(ListingError, match=r"has no meta_data\.pkl in any folder"):
         load_drags(str(tmp_path))
     with pytest.raises(ValueError, match="size is 12, but must be a whole number of at least 64"):
         load_drags(size=12)
@@ -151,7 +151,7 @@ def refuse(tmp_path, name):
     contents, marker = harmful(tmp_path)
     file = tmp_path / "data.pkl"
     file.write_bytes(pickle.dumps(contents[name]))
-    with pytest.raises(ListingError, match="data.pkl .*, but must hold only dicts, lists, tuples, numbers, strings and arrays") as raised:
+    with pytest.raises(ListingError, match=r"data\.pkl .*, but must hold only dicts, lists, tuples, numbers, strings and arrays") as raised:
         read_plain_pickle(file)
     assert_one_sentence(raised)
     assert not marker.exists()
@@ -170,5 +170,5 @@ def test_an_array_that_claims_more_than_there_is_takes_no_memory(tmp_path):
 def test_a_broken_pickle_is_named(tmp_path, content):
     file = tmp_path / "data.pkl"
     file.write_bytes(content)
-    with pytest.raises(ListingError, match="data.pkl is (no pickle that can be read|nested too deeply)"):
+    with pytest.raises(ListingError, match=r"data\.pkl is (no pickle that can be read|nested too deeply)"):
         read_plain_pickle(file)

@@ -102,8 +102,8 @@ def _folder_drag(file: Path, folder: Path, size: int) -> DragItem:
     content = read_plain_pickle(file)
     if not isinstance(content, dict) or not {"prompt", "points", "mask"} <= content.keys():
         raise ListingError(f"{file} must hold a dict with prompt, points and mask")
-    picture, place = file.parent / PICTURE, file.parent.relative_to(folder)
-    image = read_whole(picture)
+    place = file.parent.relative_to(folder)
+    image = read_whole(file.parent / PICTURE)
     prompt, points, mask = content["prompt"], _points(content["points"], file), np.asarray(content["mask"])
     if not isinstance(prompt, str):
         raise ListingError(f"{file} has the prompt {prompt!r}, but must have a text")

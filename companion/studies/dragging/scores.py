@@ -35,8 +35,9 @@ METRICS = {  # name -> column: the heading, which values are better, decimals
 }
 OF_TRUTH = ("lpips", "psnr", "lpips_inside", "psnr_inside")
 CONVENTIONS = {
-    "distance": "mean over the points of the distance from where a handle is found again to its target, in % of the longer side; found by the "
-    f"largest cosine over the whole picture, features of the base model's last up block but one at timestep {TIMESTEP}, mean of {NOISES} noises",
+    "distance": "mean over the points of the distance from where a handle is found again to its target, in % of the longer side; found by "
+    f"the largest cosine over the whole picture of features of the base model: the last up block but one, timestep {TIMESTEP}, mean of "
+    f"{NOISES} noises",
     "success": f"1 where that distance is at most {100 * SUCCESS:g} %, else 0",
     "lpips": IMAGE_CONVENTIONS["lpips"] + ", to the rendered picture after the motion",
     "psnr": IMAGE_CONVENTIONS["psnr"] + ", to the rendered picture after the motion",

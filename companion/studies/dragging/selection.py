@@ -1,12 +1,12 @@
 """The choice of the settings of all drags, by a rule that was written down before any drag was measured.
 
 The base model drags the pairs with even ids. A choice is good enough when the judge finds the handles at least half of the way from where
-they are in untouched sources to where they are in the true pictures, on average. Of the choices that are good enough, the one whose pictures
-are closest to the true ones (mean LPIPS) is taken; where none is, the one with which the handles get farthest. Between equals the first is
-taken, which does less.
+they are in untouched sources to where they are in the true pictures, on average. Of the choices that are good enough, the one whose
+pictures are closest to the true ones (mean LPIPS) is taken; where none is, the one with which the handles get farthest. Between equals the
+first is taken, which does less.
 
-LPIPS alone would not do: an untouched source is closer to the truth than many a drag. One choice serves all models: settings chosen for each
-would compare choices, not models.
+LPIPS alone would not do: an untouched source is closer to the truth than many a drag. One choice serves all models: settings chosen for
+each would compare choices, not models.
 """
 
 from collections.abc import Sequence

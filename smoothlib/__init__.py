@@ -1,4 +1,4 @@
-"""The method of Smooth Diffusion (arXiv:2312.04410) on tensors and a diffusers pipeline: regularizer, inversion, interpolation, metrics.
+"""The method of Smooth Diffusion (arXiv:2312.04410) on tensors and a diffusers pipeline: training loss, inversion, interpolation, metrics.
 
 The names below are imported from their modules when they are first used, so that `import smoothlib` does not wait for PyTorch.
 """
@@ -13,18 +13,21 @@ from typing import Any
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 _NAMES = {  # module -> what it gives here
-    "diffusion": ("predict_x0", "slerp"),
-    "interpolation.walk": ("latent_walk", "real_image_interpolation", "vae_interpolation"),
+    "diffusion": ("slerp",),
+    "interpolation.real_images": ("real_image_interpolation", "vae_interpolation"),
+    "interpolation.walk": ("latent_walk",),
     "inversion": ("ddim_invert", "null_text_inversion"),
-    "lora": ("add_lora",),
+    "lora": ("add_lora", "load_smooth_lora"),
     "lora_file": ("read_lora",),
-    "metrics.frechet": ("frechet_distance_from_features",),
+    "metrics.frechet": ("FrechetDistance", "frechet_distance_from_features"),
     "metrics.istd": ("InterpolationStandardDeviation", "step_distances", "step_statistics"),
     "metrics.kernel_distance": ("kernel_distance_from_features",),
-    "metrics.reconstruction": ("MeanSquaredError", "PeakSignalNoiseRatio", "StructuralSimilarity"),
+    "metrics.reconstruction": ("LearnedPerceptualImagePatchSimilarity", "MeanSquaredError", "PeakSignalNoiseRatio", "StructuralSimilarity"),
     "pixels": ("from_uint8", "to_uint8"),
+    "predictions": ("predict_x0",),
     "regularizer.variation": ("StepwiseVariation",),
-    "sampling": ("decode_latents", "encode_images", "encode_prompts", "sample"),
+    "sampling": ("Sampling", "decode_latents", "encode_images", "encode_prompts", "sample"),
+    "training_loss": ("regularized_loss",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

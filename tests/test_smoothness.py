@@ -7,12 +7,14 @@ from torch import nn
 
 from companion.base import paths
 from companion.data.load import load_scenes
+from companion.judges.judge import Judge
 from companion.studies.base import load_row
 from companion.studies.smoothness import measure as smoothness
 from companion.studies.smoothness.generation import Generation, prompts_from
 from companion.studies.smoothness.walks import walk_prompts_from
 from companion.weights import pipelines as models
 from smoothlib.metrics.text_alignment import CaptionAlignment
+from smoothlib.sampling import Sampling
 
 
 class MeanColours(nn.Module):
@@ -34,14 +36,12 @@ def arguments(tmp_path, monkeypatch):
     scenes = load_scenes("compositional")
     real = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
     return dict(
-        judge=smoothness.Judge(MeanColours(), CaptionAlignment(MeanColours()), "frechet_distance", "scene_alignment", {}, {}),
+        judge=Judge(MeanColours(), CaptionAlignment(MeanColours()), "frechet_distance", "scene_alignment", {}, {}),
         walk_prompts=walk_prompts_from(scenes, 2),
         prompts=prompts_from(scenes, 5),
         real_features=real,
-        guidance_scale=1.0,
-        num_inference_steps=2,
+        sampling=Sampling(1.0, 2, batch_size=6),
         frames=3,
-        batch_size=6,
     )
 
 

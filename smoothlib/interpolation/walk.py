@@ -1,15 +1,12 @@
-"""Image interpolation (Sec. 4.2, A.3, A.4; Fig. 3, 7): walks between two latents, and between two real images.
+"""Walks between two latents (Sec. 4.2, A.3), and what every interpolation needs: mixing ratios, prompts and samples of all frames.
 
 A walk is F images, mixing ratio eta = 0, 1/(F-1), ..., 1. All frames of all walks are sampled as one batch (in chunks of `batch_size`
 images), so that the time is the network's and the decoder's. Whether a walk is Stable Diffusion Walk or Smooth Diffusion's is decided by
-the adapter that the pipeline carries. Wang & Golland's method is in `smoothlib.interpolation.anid`.
+the adapter that the pipeline carries. Real images are walked between in `real_images`; Wang & Golland's method is in `anid`.
 
-Prompts: in the paper both images of a pair share one prompt ("A church"), used for inversion (xi in Eq. 20) and for every frame; that is
-`second_embeds=None`. Where the two images have prompts of their own, `second_embeds` is the second's: each image is inverted with its own,
-and frames use the linear mix (1 - eta) xi_a + eta xi_b, so that the end frames keep the prompts that they were inverted with.
+A walk has one prompt, or two: `second_embeds` is then the second end's, and frames use the linear mix (1 - eta) xi_a + eta xi_b.
 """
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion import check_finite, slerp
-from ..inversion import Progress, check_null_text, ddim_invert, null_text_inversion
-from ..sampling import Embeds, check_embeds, decode_latents, encode_images, encode_prompts, sample_steps
+from ..embeddings import Embeds, check_embeds
+from ..sampling import Sampling, check_batch_size, decode_latents, encode_prompts, sample_steps
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -29,13 +26,10 @@ def latent_walk(
     start: Tensor,
     end: Tensor,
     prompt_embeds: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
     second_embeds: Tensor | None = None,
-    null_embeds: Embeds | None = None,
     frames: int = 11,
-    num_inference_steps: int = 50,
-    batch_size: int | None = None,
     inverted: bool = False,
 ) -> Tensor:
     """Walk between two noises (Eq. 18): images from slerp(start, end, eta), eta = 0, .1, ..., 1 at 11 frames.
@@ -45,10 +39,8 @@ def latent_walk(
     Args:
         start, end: x_T of the walks' ends, (B, 4, h, w): Gaussian noises, or latents of inverted images.
         prompt_embeds: one prompt per walk, (B or 1, L, D).
-        guidance_scale: w of Eq. 5.
+        sampling: guidance, steps and batch; null embeddings per walk, the same for all of its frames.
         second_embeds: prompts of the end frames where they differ, (B or 1, L, D); those between are mixed linearly.
-        null_embeds: null embeddings per walk in any form of `smoothlib.sampling`, the same for all of its frames; None: the empty prompt.
-        batch_size: most images in one call of the network (which guidance doubles); None: all B * F.
         inverted: `start` and `end` are latents of inverted images, see `sampling.sample_steps`.
 
     Returns:
@@ -57,137 +49,17 @@ def latent_walk(
     Example:
         >>> import torch
         >>> from companion.weights.pipelines import load_pipeline
-        >>> from smoothlib import encode_prompts, latent_walk
+        >>> from smoothlib import Sampling, encode_prompts, latent_walk
         >>> pipe = load_pipeline("mini")
         >>> start, end, prompt = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16), encode_prompts(pipe, ["a photo of a red sofa"])
-        >>> latent_walk(pipe, start, end, prompt, guidance_scale=3, frames=3, num_inference_steps=2).shape
+        >>> latent_walk(pipe, start, end, prompt, Sampling(guidance_scale=3, num_inference_steps=2), frames=3).shape
         torch.Size([1, 3, 3, 64, 64])
     """
     ratios = mixing_ratios(frames)
     _check_latents(start, end)
     latents = slerp(start, end, ratios).transpose(0, 1)  # (B, F, 4, h, w)
-    z0 = sample_frames(
-        pipe,
-        latents,
-        frame_embeds(prompt_embeds, second_embeds, ratios, len(start)),
-        guidance_scale=guidance_scale,
-        null_embeds=null_embeds,
-        num_inference_steps=num_inference_steps,
-        batch_size=batch_size,
-        inverted=inverted,
-    )
-    return decode_frames(pipe, z0, batch_size)
-
-
-def vae_interpolation(
-    pipe: "StableDiffusionPipeline", first: Tensor, second: Tensor, *, frames: int = 11, batch_size: int | None = None
-) -> Tensor:
-    """VAE interpolation (Fig. 3): decoded linear mixes of the two images' latents; the end frames are the VAE's reconstructions.
-
-    `first`, `second` (B, 3, H, W) in [-1, 1]; returns (B, F, 3, H, W) in [-1, 1].
-
-    Example:
-        >>> import torch
-        >>> from companion.weights.pipelines import load_pipeline
-        >>> from smoothlib import vae_interpolation
-        >>> black, white = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64)
-        >>> vae_interpolation(load_pipeline("mini"), black, white, frames=3).shape
-        torch.Size([1, 3, 3, 64, 64])
-    """
-    ratios = mixing_ratios(frames)
-    z_first, z_second = encode_pairs(pipe, first, second)
-    eta = ratios.to(z_first)[:, None, None, None]  # (F, 1, 1, 1)
-    return decode_frames(pipe, (1 - eta) * z_first[:, None] + eta * z_second[:, None], batch_size)
-
-
-@dataclass(frozen=True)
-class InvertedPairs:
-    """Pairs of real images as walks can use them: `latent_walk(pipe, p.start, p.end, ..., null_embeds=p.null_embeds, inverted=True)`."""
-
-    start: Tensor  # (B, 4, h, w): x_T of the first images
-    end: Tensor  # (B, 4, h, w): x_T of the second images
-    null_embeds: Tensor  # (T, B, L, D): one series per pair, shared by its two images (Eq. 20)
-    losses: Tensor  # (T, B, 2): of the first and second image, as in `NullTextInversion`
-    inner_steps: Tensor  # (T, B) int: optimiser steps taken for the pair
-
-
-def invert_pairs(
-    pipe: "StableDiffusionPipeline",
-    first: Tensor,
-    second: Tensor,
-    prompt_embeds: Tensor,
-    *,
-    guidance_scale: float,
-    second_embeds: Tensor | None = None,
-    num_inference_steps: int = 50,
-    num_inner_steps: int = 10,
-    progress: Progress = iter,
-) -> InvertedPairs:
-    """Inversion of pairs of real images with null embeddings shared within each pair (Eq. 4, 20).
-
-    All images are DDIM-inverted as one batch at guidance 1; then, pair after pair, null embeddings minimise the sum of its two losses.
-    Arguments as for `real_image_interpolation`; `progress` wraps the step indices of each pair.
-    """
-    check_null_text(pipe, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps)  # before the inversion
-    z0 = torch.cat(encode_pairs(pipe, first, second))  # (2B, 4, h, w)
-    num_pairs = len(first)
-    embeds = frame_embeds(prompt_embeds, second_embeds, mixing_ratios(2), num_pairs).transpose(0, 1).flatten(0, 1)  # (2B, L, D)
-    pivots = ddim_invert(pipe, z0, embeds, num_inference_steps=num_inference_steps)  # (T + 1, 2B, 4, h, w)
-    found = []
-    for b in range(num_pairs):
-        pair = [b, num_pairs + b]
-        arguments = dict(guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, progress=progress)
-        found.append(null_text_inversion(pipe, pivots[:, pair], embeds[pair], shared=True, **arguments))
-    return InvertedPairs(
-        start=pivots[-1, :num_pairs],
-        end=pivots[-1, num_pairs:],
-        null_embeds=torch.cat([one.null_embeds for one in found], dim=1),
-        losses=torch.stack([one.losses for one in found], dim=1),
-        inner_steps=torch.stack([one.inner_steps[:, 0] for one in found], dim=1),
-    )
-
-
-def real_image_interpolation(
-    pipe: "StableDiffusionPipeline",
-    first: Tensor,
-    second: Tensor,
-    prompt_embeds: Tensor,
-    *,
-    guidance_scale: float,
-    second_embeds: Tensor | None = None,
-    frames: int = 11,
-    num_inference_steps: int = 50,
-    num_inner_steps: int = 10,
-    batch_size: int | None = None,
-    progress: Progress = iter,
-) -> tuple[Tensor, InvertedPairs]:
-    """Interpolation of real images (A.4): invert both with a shared series of null embeddings, slerp x_T, the same nulls for all frames.
-
-    Args:
-        first, second: images, (B, 3, H, W) in [-1, 1].
-        prompt_embeds, second_embeds: (B or 1, L, D), see the module's docstring.
-        guidance_scale: w, not 1.
-        num_inner_steps: most optimiser steps per sampling step of null-text inversion.
-
-    Returns:
-        Images, (B, F, 3, H, W) in [-1, 1], and the inversion.
-
-    Example:
-        >>> import torch
-        >>> from companion.weights.pipelines import load_pipeline
-        >>> from smoothlib import encode_prompts, real_image_interpolation
-        >>> pipe = load_pipeline("mini")
-        >>> black, white, prompt = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64), encode_prompts(pipe, ["a photo"])
-        >>> settings = dict(guidance_scale=3, frames=3, num_inference_steps=2, num_inner_steps=1)
-        >>> walk, inversion = real_image_interpolation(pipe, black, white, prompt, **settings)
-        >>> walk.shape, inversion.start.shape
-        (torch.Size([1, 3, 3, 64, 64]), torch.Size([1, 4, 16, 16]))
-    """
-    mixing_ratios(frames)  # checked before the inversion, which takes most of the time
-    arguments = dict(guidance_scale=guidance_scale, second_embeds=second_embeds, num_inference_steps=num_inference_steps)
-    inverted = invert_pairs(pipe, first, second, prompt_embeds, num_inner_steps=num_inner_steps, progress=progress, **arguments)
-    arguments |= dict(null_embeds=inverted.null_embeds, frames=frames, batch_size=batch_size, inverted=True)
-    return latent_walk(pipe, inverted.start, inverted.end, prompt_embeds, **arguments), inverted
+    z0 = sample_frames(pipe, latents, frame_embeds(prompt_embeds, second_embeds, ratios, len(start)), sampling, inverted=inverted)
+    return decode_frames(pipe, z0, sampling.batch_size)
 
 
 def mixing_ratios(frames: int) -> Tensor:
@@ -214,36 +86,34 @@ def sample_frames(
     pipe: "StableDiffusionPipeline",
     latents: Tensor,
     prompt_embeds: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
-    null_embeds: Embeds | None = None,
-    num_inference_steps: int = 50,
     first_step: int = 0,
     last_step: int | None = None,
-    batch_size: int | None = None,
     inverted: bool = False,
 ) -> Tensor:
     """Denoise the frames of all walks, (B, F, 4, h, w), with an embedding for each, (B, F, L, D): walks and frames form one batch.
 
-    Runs the sampling steps `first_step`, ..., `last_step - 1` (None: to the end). `null_embeds` are per walk, `batch_size` and
-    `inverted` as in `latent_walk`.
+    Runs the sampling steps `first_step`, ..., `last_step - 1` (None: to the end). `sampling` and `inverted` are as in
+    `latent_walk`.
     """
     num_walks, num_frames = latents.shape[:2]
+    num_inference_steps, null_embeds = sampling.num_inference_steps, sampling.null_embeds
     last_step = num_inference_steps if last_step is None else last_step
-    if null_embeds is None and guidance_scale != 1:
+    if null_embeds is None and sampling.guidance_scale != 1:
         null_embeds = encode_prompts(pipe, [""])  # once, not for every chunk
     check_embeds("null_embeds", null_embeds, num_inference_steps, num_walks)
     x, cond = latents.flatten(0, 1), prompt_embeds.flatten(0, 1)
     walk_of = torch.arange(num_walks).repeat_interleave(num_frames)
     done = []
-    for rows in _chunks(len(x), batch_size):
+    for rows in _chunks(len(x), sampling.batch_size):
         z = x[rows]
         steps = sample_steps(
             pipe,
             z,
             cond[rows],
             null_embeds=None if null_embeds is None else _of_walks(null_embeds, walk_of[rows]),
-            guidance_scale=guidance_scale,
+            guidance_scale=sampling.guidance_scale,
             num_inference_steps=num_inference_steps,
             first_step=first_step,
             inverted=inverted,
@@ -260,17 +130,8 @@ def decode_frames(pipe: "StableDiffusionPipeline", z0: Tensor, batch_size: int |
     return torch.cat([decode_latents(pipe, flat[rows]) for rows in _chunks(len(flat), batch_size)]).unflatten(0, z0.shape[:2])
 
 
-def encode_pairs(pipe: "StableDiffusionPipeline", first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """z0 of the first and of the second images, each (B, 4, h, w), from images (B, 3, H, W) in [-1, 1]."""
-    if first.shape != second.shape:
-        raise ValueError(f"first and second must have one shape, not {tuple(first.shape)} and {tuple(second.shape)}")
-    z_first, z_second = encode_images(pipe, torch.cat([first, second])).chunk(2)
-    return z_first, z_second
-
-
 def _chunks(count: int, batch_size: int | None) -> list[slice]:
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, or None for all at once, not {batch_size}")
+    check_batch_size(batch_size)
     size = batch_size or count
     return [slice(start, start + size) for start in range(0, count, size)]
 

@@ -118,7 +118,7 @@ class DragStudy(BaseStudy):
     # The choice, on even ids ----------------------------------------------------------------------------------------------------------
 
     def choose(self) -> Choice:
-        """The settings of all drags, by the rule of `selection`; a single candidate is taken as it is, and so is the first without truth."""
+        """The settings of all drags, by the rule of `selection`; a single candidate, and without truth the first, is taken as it is."""
         if len(self.candidates) == 1 or not self.has_truth:
             return Choice(0, (), (), 0.0)
         rows = [Row(describe(one), settings=one) for one in self.candidates]
@@ -134,7 +134,7 @@ class DragStudy(BaseStudy):
         return [Row(SOURCE, settings=DragMethod("source"))] + [Row(TRUTH, settings=DragMethod("autoencoder"))] * self.has_truth
 
     def rows(self, choice: Choice) -> list[Row]:
-        """The ends of the scale, the base model and each adapter with the chosen settings, and the base model without a LoRA of each image."""
+        """The ends of the scale, the base model and each adapter with the chosen settings, the base model without each image's LoRA."""
         method = self.candidates[choice.index]
         rows = self.ends() + [Row(title, (adapter,), method) for adapter, title in self.titles.items()]
         if self.cfg.without and method.lora.steps:
@@ -154,7 +154,7 @@ class DragStudy(BaseStudy):
         )
 
     def record(self, name: str, measured: Measured, rows: Sequence[Row], choice: Choice) -> results.Record:
-        """The record of a run: `scores.METRICS` of every row and drag; adapters are tested against the base model, all against the source."""
+        """The record of a run: `scores.METRICS` of every row and drag; every drag is tested against the base model's and the source."""
         numbers = values(measured, rows)
         dragged = [row.label for row in rows if row.settings.kind == "drag"]
         pairs = [(label, other) for other in (self.titles[None], SOURCE) for label in dragged if label != other]

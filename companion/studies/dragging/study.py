@@ -24,7 +24,7 @@ from ...data.drags import DragItem, facts, half, load_drags
 from ...evidence import records as results
 from ...runs import runs
 from ...weights.pipelines import image_size
-from ..base import BaseStudy, load_row
+from ..base import BaseStudy, load_row, training_fields
 from ..rows import Row, adapter_titles
 from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
 from .run import DragMethod, points_of, run_drags
@@ -154,10 +154,8 @@ class DragStudy(BaseStudy):
         )
 
     def record(self, name: str, measured: Measured, rows: Sequence[Row], choice: Choice) -> results.Record:
-        """The record of a run: `scores.METRICS` of every row and drag; every drag is tested against the base model's and the source."""
+        """The record of a run: `scores.METRICS` of every row and drag; see `compared` for the tests."""
         numbers = values(measured, rows)
-        dragged = [row.label for row in rows if row.settings.kind == "drag"]
-        pairs = [(label, other) for other in (self.titles[None], SOURCE) for label in dragged if label != other]
         own = facts(self.reported)
         return self.make_record(
             name,
@@ -169,7 +167,7 @@ class DragStudy(BaseStudy):
             seconds=sum(result["seconds"] for found in measured.values() for result in found),
             conventions={metric: text for metric, text in CONVENTIONS.items() if self.has_truth or metric not in OF_TRUTH},
             columns={metric: column for metric, column in METRICS.items() if self.has_truth or metric not in OF_TRUTH},
-            pairs=pairs,
+            pairs=compared(rows),
             facts={
                 "success_at": 100 * SUCCESS,
                 "choice": self.choice_facts(choice),
@@ -190,6 +188,20 @@ class DragStudy(BaseStudy):
         left = np.mean([result["left"] for result in found], axis=0)
         metrics = {name: np.mean([result[name] for result in found], axis=0).round(6).tolist() for name in METRICS if name in found[0]}
         return {"left": left.round(4).tolist(), "stops": list(self.stops), **metrics}
+
+
+def compared(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Each drag against the base model's, and against doing nothing; of trainings that differ in their seed alone the first."""
+    found, known = [], set()
+    for row in rows:
+        fields = training_fields([adapter for adapter in row.adapters if adapter])
+        training = fields["training"] or row.label
+        if row.settings.kind == "drag" and training not in known:
+            known.add(training)
+            found.append(row)
+    base = next((row.label for row in found if row.adapter is None), None)
+    pairs = [(row.label, base) for row in found if base not in (None, row.label)]
+    return pairs + [(row.label, SOURCE) for row in found if any(other.label == SOURCE for other in rows)]
 
 
 def describe(method: DragMethod) -> str:

@@ -56,7 +56,7 @@ def test_even_ids_choose_and_odd_ones_are_reported(done):
 
 
 def test_rows_become_a_record_that_claims_can_find(done):
-    made, _, rows, measured, record = done
+    _, _, rows, measured, record = done
     assert [row.label for row in rows] == [SOURCE, TRUTH, "Base", "Smooth", WITHOUT]
     assert row_of(record, "Base drag") == "Base" and row_of(record, "Smooth drag") == "Smooth"
     fields = record["row_fields"]["Smooth"]

@@ -11,7 +11,7 @@ from companion.evidence import records as results
 from companion.evidence.fields import row_of
 from companion.studies.dragging import run, study
 from companion.studies.dragging.figures import choice_table, curve_figure, drag_figure, marked, motion_table
-from companion.studies.dragging.scores import masked_psnr, motion_groups
+from companion.studies.dragging.scores import motion_groups
 from companion.studies.dragging.selection import choose
 from companion.studies.dragging.study import PARAMETERS, SOURCE, TRUTH, WITHOUT, DragStudy, values
 
@@ -141,13 +141,6 @@ def test_groups_of_drags_by_motion():
         "turned by 30 degrees or more": [False, False, True],
     }
     assert sum(which.astype(int) for name, which in groups.items() if name.startswith("points")).tolist() == [1, 1, 1]
-
-
-def test_psnr_inside_a_mask_counts_its_pixels_alone():
-    images, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    images[..., 0, 0], images[..., 3, 3], mask[..., 0, :2] = 0.2, 1.0, True
-    assert masked_psnr(images, torch.zeros_like(images), mask).item() == pytest.approx(10 * np.log10(4 / (0.04 / 2)), rel=1e-5)
-    assert masked_psnr(images, images, mask).item() == 100
 
 
 def test_points_are_drawn_where_they_are():

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..denoiser import call_network
 from ..diffusion import ddim_scheduler, set_timesteps
-from ..inversion import _frozen
+from ..null_text import frozen
 from . import layers
 from .attention import feature_hooks
 from .drag_points import DragPoints
@@ -74,7 +75,7 @@ def optimise(
     wanted = {*keep, settings.iterations}
     found, distances, taken = {}, [], torch.zeros(len(original), dtype=torch.long)
     pull = _Pull(pipe, original, embeds, points, settings, lora)
-    with _frozen(pipe.unet):
+    with frozen(pipe.unet):
         for i in range(settings.iterations + 1):
             if i in wanted:
                 found[i] = pull.latents()
@@ -135,7 +136,7 @@ class _Pull:
         """Features on the grid and the next latent, of the active images."""
         lora = None if self.lora is None else self.lora if len(self.active) == len(self.parts) else self.lora.of(self.active)
         with acting(lora, self.unet, self.settings.lora_strength), followed_features(self.unet) as features:
-            e = self.unet(z, self.t, encoder_hidden_states=self.embeds[self.active].to(z), return_dict=False)[0]
+            e = call_network(self.unet, z, self.t, self.embeds[self.active].to(z))
             return features(self.grid), self.scheduler.step(e, self.t, z, return_dict=False)[0]
 
     def _move(self, features: Tensor, below: Tensor, moves: Tensor, going: list[bool]) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..denoiser import call_network
 from ..diffusion import check_number, ddim_scheduler
-from ..inversion import _frozen
 from ..lora import LORA_TARGET_MODULES
+from ..null_text import frozen
 from ..sampling import encode_images, encode_prompts
 from .attention import sites
 
@@ -133,11 +134,11 @@ def train_image_loras(
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     scheduler = ddim_scheduler(pipe)
     many = settings.noises
-    with _frozen(pipe.unet), loras.acting(pipe.unet), torch.enable_grad():
+    with frozen(pipe.unet), loras.acting(pipe.unet), torch.enable_grad():
         for _ in progress(range(settings.steps)):
             noise, t = _drawn(z0, generators, many, scheduler.config.num_train_timesteps)
             z, context = z0.repeat(many, 1, 1, 1), embeds.repeat(many, 1, 1)  # (noises * B, ...), images innermost
-            output = pipe.unet(scheduler.add_noise(z, noise, t), t, encoder_hidden_states=context, return_dict=False)[0]
+            output = call_network(pipe.unet, scheduler.add_noise(z, noise, t), t, context)
             loss = (output - _wanted(scheduler, z, noise, t)).square().mean(dim=(1, 2, 3))  # (noises * B,)
             optimizer.zero_grad()
             (loss.sum() / many).backward()

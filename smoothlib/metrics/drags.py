@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..denoiser import call_network
 from ..diffusion import ddim_scheduler
 from ..editing.attention import feature_hooks
 from ..editing.layers import drag_features
@@ -48,7 +49,7 @@ def semantic_features(
     with feature_hooks([drag_features(pipe.unet)], lambda module, output: kept.append(output)):
         for _ in range(noises):
             eps = torch.randn(1, *z0.shape[1:], generator=generator).to(z0).expand_as(z0)
-            pipe.unet(scheduler.add_noise(z0, eps, t[None]), t, encoder_hidden_states=embeds)
+            call_network(pipe.unet, scheduler.add_noise(z0, eps, t[None]), t, embeds)
     return torch.stack(kept).mean(0)
 
 

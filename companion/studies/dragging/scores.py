@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity
+from smoothlib.metrics import edits
 from smoothlib.metrics.drags import NOISES, TIMESTEP, FoundPoints, found_again, semantic_features
-from smoothlib.metrics.reconstruction import CONVENTIONS as IMAGE_CONVENTIONS
 
 from ...data.drags import DragItem
+from ...judges.networks import lpips_network
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -39,15 +39,8 @@ CONVENTIONS = {
     f"the largest cosine over the whole picture of features of the base model: the last up block but one, timestep {TIMESTEP}, mean of "
     f"{NOISES} noises",
     "success": f"1 where that distance is at most {100 * SUCCESS:g} %, else 0",
-    "lpips": IMAGE_CONVENTIONS["lpips"] + ", to the rendered picture after the motion",
-    "psnr": IMAGE_CONVENTIONS["psnr"] + ", to the rendered picture after the motion",
-    "lpips_inside": "LPIPS to the truth after everything outside the mask has been replaced by the truth",
-    "psnr_inside": "PSNR over the pixels inside the mask, data range 2",
-    "lpips_source": "LPIPS to the untouched source",
-    "lpips_outside": "LPIPS to the source after everything inside the mask has been replaced by the source",
-    "psnr_outside": "PSNR to the source over the pixels outside the mask, data range 2",
-}
-MOST_PSNR = 100.0  # dB; where nothing differs
+    "lpips_source": "against the untouched source; AlexNet, v0.1, input in [-1, 1]",
+} | {name: text.replace("true edit", "true picture") for name, text in edits.CONVENTIONS.items() if name in METRICS}
 
 
 class DragScores:
@@ -59,7 +52,8 @@ class DragScores:
 
     def __init__(self, judge: "StableDiffusionPipeline") -> None:
         self.judge = judge
-        self.lpips = LearnedPerceptualImagePatchSimilarity().to(judge.device)
+        self.lpips = lpips_network().to(judge.device)
+        self.lpips_map = edits.spatial_lpips(self.lpips)
         self.features: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -71,20 +65,12 @@ class DragScores:
         images = images.to(self.judge.device).float().clamp(-1, 1)
         source, mask = self._stack([drag.image for drag in drags]), self._stack([drag.mask for drag in drags])[:, None]
         values = self._distances(images, source, drags)
-        values |= {
-            "lpips_source": self.lpips.per_image(images, source),
-            "lpips_outside": self.lpips.per_image(torch.where(mask, source, images), source),
-            "psnr_outside": masked_psnr(images, source, ~mask),
-        }
+        values["lpips_source"] = self.lpips(images, source).reshape(-1)
+        values |= edits.preservation(images, source, mask, cell=self.judge.vae_scale_factor, lpips_map=self.lpips_map)
         if all(drag.truth is not None for drag in drags):
             truth = self._stack([drag.truth for drag in drags])
-            everywhere = torch.ones_like(mask)
-            values |= {
-                "lpips": self.lpips.per_image(images, truth),
-                "psnr": masked_psnr(images, truth, everywhere),
-                "lpips_inside": self.lpips.per_image(torch.where(mask, images, truth), truth),
-                "psnr_inside": masked_psnr(images, truth, mask),
-            }
+            values |= edits.to_truth(images, truth, mask, lpips=self.lpips, lpips_map=self.lpips_map)
+        values = {name: value for name, value in values.items() if name in METRICS or name == "points"}
         return {name: value.float().numpy(force=True) for name, value in values.items()}
 
     def _stack(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -106,13 +92,6 @@ class DragScores:
         away = (points - _padded([drag.targets for drag in drags]).to(points)).norm(dim=-1) * given
         share = away.sum(1) / given.sum(1) / max(images.shape[2:])
         return {"points": points, "distance": 100 * share, "success": (share <= SUCCESS).float()}
-
-
-def masked_psnr(images: Tensor, others: Tensor, mask: Tensor) -> Tensor:
-    """PSNR in dB over the pixels of a mask (B, 1, H, W), data range 2: (B,); at most 100, also where the mask is empty."""
-    counted = mask.expand_as(images)
-    mse = ((images - others).square() * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3)).clamp_min(1)
-    return (10 * torch.log10(4 / mse.clamp_min(1e-12))).clamp_max(MOST_PSNR)
 
 
 def _padded(points: Sequence[Sequence[Sequence[float]]]) -> Tensor:

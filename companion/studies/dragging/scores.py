@@ -33,6 +33,7 @@ METRICS = {  # name -> column: the heading, which values are better, decimals
     "lpips_outside": {"label": "LPIPS to the source, outside", "direction": "down", "decimals": 4},
     "psnr_outside": {"label": "PSNR to the source, outside (dB)", "direction": "up", "decimals": 2},
 }
+UNTOUCHED = {"lpips_outside": 0.0, "psnr_outside": edits.MAX_DECIBELS}
 OF_TRUTH = ("lpips", "psnr", "lpips_inside", "psnr_inside")
 CONVENTIONS = {
     "distance": "mean over the points of the distance from where a handle is found again to its target, in % of the longer side; found by "
@@ -67,6 +68,8 @@ class DragScores:
         values = self._distances(images, source, drags)
         values["lpips_source"] = self.lpips(images, source).reshape(-1)
         values |= edits.preservation(images, source, mask, cell=self.judge.vae_scale_factor, lpips_map=self.lpips_map)
+        for name, untouched in UNTOUCHED.items():  # where the mask leaves nothing outside, nothing there has changed
+            values[name] = values[name].nan_to_num(untouched)
         if all(drag.truth is not None for drag in drags):
             truth = self._stack([drag.truth for drag in drags])
             values |= edits.to_truth(images, truth, mask, lpips=self.lpips, lpips_map=self.lpips_map)

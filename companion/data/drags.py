@@ -108,9 +108,7 @@ def _folder_drag(file: Path, folder: Path, size: int) -> DragItem:
     if not isinstance(prompt, str):
         raise ListingError(f"{file} has the prompt {prompt!r}, but must have a text")
     if mask.dtype.kind not in "biuf" or mask.shape[:2] != image.shape[:2] or mask.ndim not in (2, 3):
-        raise ListingError(
-            f"{file} has a mask of shape {mask.shape}, but its picture is {image.shape[1]} wide and {image.shape[0]} high"
-        )
+        raise ListingError(f"{file} has a mask of shape {mask.shape}, but its picture is {image.shape[1]} wide and {image.shape[0]} high")
     inside = mask > 0 if mask.ndim == 2 else (mask > 0).any(axis=2)
     kind = place.parts[0] if len(place.parts) > 1 else "drag"
     return _item(place.as_posix(), kind, image, inside, size=size, caption=prompt, points=points)

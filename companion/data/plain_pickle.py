@@ -51,7 +51,8 @@ class _Reader(pickle.Unpickler):
         found = {
             ("numpy", "dtype"): _Type,
             ("numpy", "ndarray"): _ARRAY,
-            ("_codecs", "encode"): _encode,  # how Python 2's protocols write bytes
+            ("_codecs", "encode"): _encode,  # how protocols before 3 write bytes
+            **{(home, "bytes"): _no_bytes for home in ("__builtin__", "builtins")},  # and how they write none
             **{(f"{core}.multiarray", "_reconstruct"): _Array for core in CORE},
             **{(f"{core}.multiarray", "scalar"): _scalar for core in CORE},
             **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in CORE},
@@ -130,6 +131,10 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
         raise _NotPlain(f"encodes text as {encoding!r}")
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
 
 
 def _plain(value: Any) -> Any:

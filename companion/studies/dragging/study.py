@@ -86,6 +86,10 @@ class DragStudy(BaseStudy):
         self.has_truth = all(drag.truth is not None for drag in drags)
         self.drags: Sequence[DragItem] = self.reported
 
+    def guidance_of(self, model: str) -> float:
+        """None: a drag has no guidance."""
+        return 1.0
+
     def _some(self, drags: Sequence[DragItem]) -> list[DragItem]:
         """Half of `num_drags`, chosen by seed; all for None."""
         if self.cfg.num_drags is None:
@@ -144,7 +148,7 @@ class DragStudy(BaseStudy):
     def row_fields(self, row: Row) -> dict[str, Any]:
         """See `BaseStudy.row_fields`; of the settings those that a reader asks for."""
         method: DragMethod = row.settings
-        fields = super().row_fields(replace(row, settings=None)) | {"method": method.kind, "guidance_scale": 1.0}
+        fields = super().row_fields(replace(row, settings=None)) | {"method": method.kind}
         if method.kind != "drag":
             return fields
         return (

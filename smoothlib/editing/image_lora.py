@@ -171,6 +171,4 @@ def _check_acts(loras: ImageLoras) -> None:
     if wrong:
         layer, image = wrong[0]
         found = change[layer, image].item()
-        raise RuntimeError(
-            f"the LoRA of image {image} changes {list(loras.up)[layer]} by {found:g} after its training, not by a finite amount"
-        )
+        raise RuntimeError(f"the LoRA of image {image} has weights of size {found:g} in {list(loras.up)[layer]} after its training")

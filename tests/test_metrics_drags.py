@@ -18,7 +18,7 @@ def test_a_translation_of_the_features_is_found_to_a_pixel(shift):
     points = torch.tensor([[[10.5, 20.5], [12.0, 9.0]], [[16.2, 16.8], [20.0, 12.0]]])
     found = found_again(before, after, points, (32, 32))
     assert ((found.points - points - torch.tensor([x, y])).abs() <= 0.75).all()  # to the centre of the nearest pixel
-    assert (found.similarity > 0.98).all()
+    assert (found.similarity > 0.95).all()
 
 
 def test_points_are_pixels_whatever_grid_the_features_have():

@@ -129,13 +129,15 @@ class _Pull:
                 going = moves[index].any(dim=1).tolist()
                 if update and any(going):
                     self._move(features, below, moves, going)
-            self.active = [b for b, goes in zip(index, going, strict=True) if goes]
+            staying = [place for place, goes in enumerate(going) if goes]
+            if self.lora is not None and 0 < len(staying) < len(index):
+                self.lora = self.lora.of(staying)
+            self.active = [index[place] for place in staying]
         return self.goal.mean_distance(to_pixels(self.cells, self.goal.size, self.grid)).cpu()
 
     def _network(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Features on the grid and the next latent, of the active images."""
-        lora = None if self.lora is None else self.lora if len(self.active) == len(self.parts) else self.lora.of(self.active)
-        with acting(lora, self.unet, self.settings.lora_strength), followed_features(self.unet) as features:
+        with acting(self.lora, self.unet, self.settings.lora_strength), followed_features(self.unet) as features:
             e = call_network(self.unet, z, self.t, self.embeds[self.active].to(z))
             return features(self.grid), self.scheduler.step(e, self.t, z, return_dict=False)[0]
 

@@ -48,6 +48,11 @@ def read_picture(file: Path, size: int) -> np.ndarray:
     return square(_decoded(file, _content(file)), size)
 
 
+def read_whole(file: Path) -> np.ndarray:
+    """A picture at its own size: (H, W, 3) uint8; raises as `read_picture` does."""
+    return np.array(_decoded(file, _content(file)))
+
+
 def square(image: Image.Image, size: int) -> np.ndarray:
     """The largest centred square of an RGB image, resized to `size` x `size`: (size, size, 3) uint8."""
     side = min(image.size)

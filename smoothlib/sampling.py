@@ -55,6 +55,13 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
         >>> encode_images(load_pipeline("mini"), torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 4, 16, 16])
     """
+    check_images(pipe, images)
+    images = images.to(pipe.vae.device, pipe.vae.dtype)
+    return pipe.vae.encode(images).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+def check_images(pipe: "StableDiffusionPipeline", images: Tensor) -> None:
+    """ValueError unless `encode_images` can take them."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
     factor = pipe.vae_scale_factor
@@ -62,8 +69,6 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
         raise ValueError(f"images must have a height and width divisible by {factor}, not {tuple(images.shape[2:])}")
     if not images.is_floating_point() or not images.abs().max() <= 1 + 1e-3:  # NaN is not
         raise ValueError(f"images must be floating-point in [-1, 1], not {images.dtype} from {images.min():.4g} to {images.max():.4g}")
-    images = images.to(pipe.vae.device, pipe.vae.dtype)
-    return pipe.vae.encode(images).latent_dist.mode() * pipe.vae.config.scaling_factor
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from companion.data import load as datasets
 from companion.evidence.statistics import mean_interval
-from companion.judges.features import ImageNetFeatures
+from companion.judges.features import scene_features
+from companion.judges.networks import lpips_network
 from companion.training.objectives.autoencoder import encoder_hash
 from companion.weights.pipelines import load_vae
 from smoothlib.metrics import (
@@ -24,6 +25,7 @@ from smoothlib.metrics import (
     PeakSignalNoiseRatio,
     StructuralSimilarity,
     frechet_distance_from_features,
+    frechet_floor,
 )
 from smoothlib.pixels import from_uint8, to_uint8
 
@@ -31,7 +33,7 @@ ENLARGED = 10  # times, in the crops of the sheet
 METRICS = {
     "PSNR in dB": PeakSignalNoiseRatio,
     "SSIM": StructuralSimilarity,
-    "LPIPS": LearnedPerceptualImagePatchSimilarity,
+    "LPIPS": lambda: LearnedPerceptualImagePatchSimilarity(lpips_network()),
 }
 
 
@@ -46,12 +48,6 @@ def autoencoder(name: str) -> AutoencoderKL:
 def reconstructions(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """D(mode of E(x)) of uint8 images (N, 3, H, W), as uint8."""
     return torch.cat([to_uint8(vae.decode(vae.encode(from_uint8(x)).latent_dist.mode()).sample) for x in images.split(50)])
-
-
-@torch.no_grad()
-def features(network: ImageNetFeatures, images: Tensor) -> Tensor:
-    """Features (N, 1280) of uint8 images."""
-    return torch.cat([network(from_uint8(x)) for x in images.split(16)])
 
 
 def sheet(rows: list[Tensor], file: Path, columns: int = 12) -> None:
@@ -81,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     scenes = datasets.load_scenes(arguments.split)
     chosen = datasets.seeded_choice(len(scenes), arguments.limit, 0)
-    real = torch.from_numpy(scenes.images[chosen]).permute(0, 3, 1, 2).contiguous()
+    real = scenes.pixels[chosen].contiguous()
     vaes = {"old": autoencoder(arguments.old), "new": autoencoder(arguments.new)}
     print(f"n = {len(real)} images of {arguments.split}; the same encoder: {encoder_hash(vaes['old']) == encoder_hash(vaes['new'])}")
     made = {name: reconstructions(vae, real) for name, vae in vaes.items()}
@@ -94,16 +90,15 @@ def main() -> None:
         values = {name: metric.per_image(from_uint8(images), from_uint8(real)).double().numpy() for name, images in made.items()}
         cells = [mean_interval(values[name], seed=0) for name in made] + [mean_interval(values["new"] - values["old"], seed=0)]
         print(f"| {title} | " + " | ".join(f"{c.mean:.4f} [{c.low:.4f}, {c.high:.4f}]" for c in cells) + " |", flush=True)
-    network = ImageNetFeatures(128)
-    of_made = [features(network, images) for images in made.values()]
+    of_made = [scene_features(images) for images in made.values()]
     others = datasets.load_scenes("train")
-    of_others = torch.from_numpy(others.images[datasets.seeded_choice(len(others), len(real), 0)]).permute(0, 3, 1, 2)
-    references = {"the originals": features(network, real), "as many training images": features(network, of_others)}
+    of_others = others.pixels[datasets.seeded_choice(len(others), len(real), 0)]
+    references = {"the originals": scene_features(real), "as many training images": scene_features(of_others)}
     for title, reference in references.items():
         old, new = (float(frechet_distance_from_features(found, reference)) for found in of_made)
         print(f"| Fréchet distance to {title} | {old:.1f} | {new:.1f} | {new - old:+.1f} |", flush=True)
-    between = float(frechet_distance_from_features(*references.values()))
-    print(f"The originals to as many training images: {between:.1f}")
+    floor = frechet_floor(torch.cat(list(references.values())), len(real))
+    print(f"Real images to as many other real ones: {floor.mean:.1f}")
 
 
 if __name__ == "__main__":

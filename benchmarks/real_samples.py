@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from companion.data import load as datasets
 from companion.training.objectives.denoising import LORA_LAYERS
 from companion.weights import pipelines as models
-from smoothlib.diffusion import predict_x0
 from smoothlib.pixels import from_uint8
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.gradients import Denoiser
 from smoothlib.sampling import encode_prompts
 
@@ -76,7 +76,7 @@ def real_samples(count: int = 48, seed: int = 0) -> Samples:
     chosen = torch.randperm(len(scenes), generator=generator)[:count].tolist()
     pipe = models.load_pipeline("mini")
     with torch.no_grad():
-        pixels = torch.stack([torch.from_numpy(scenes.images[i]) for i in chosen]).permute(0, 3, 1, 2)
+        pixels = scenes.pixels[chosen]
         posterior = pipe.vae.encode(from_uint8(pixels)).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator)
         z0 = (posterior.mean + posterior.std * noise) * pipe.vae.config.scaling_factor

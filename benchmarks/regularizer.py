@@ -26,8 +26,8 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from companion.base.machine import machine
-from companion.weights.pipelines import LORA_TARGET_MODULES
 from companion.world import mini
+from smoothlib.lora import LORA_TARGET_MODULES
 from smoothlib.regularizer.gradients import DIFFERENCES
 from smoothlib.regularizer.variation import StepwiseVariation
 

@@ -13,7 +13,7 @@ from typing import Any
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 _NAMES = {  # module -> what it gives here
-    "diffusion": ("predict_x0", "slerp"),
+    "diffusion": ("slerp",),
     "interpolation.walk": ("latent_walk", "real_image_interpolation", "vae_interpolation"),
     "inversion": ("ddim_invert", "null_text_inversion"),
     "lora": ("add_lora",),
@@ -23,6 +23,7 @@ _NAMES = {  # module -> what it gives here
     "metrics.kernel_distance": ("kernel_distance_from_features",),
     "metrics.reconstruction": ("MeanSquaredError", "PeakSignalNoiseRatio", "StructuralSimilarity"),
     "pixels": ("from_uint8", "to_uint8"),
+    "predictions": ("predict_x0",),
     "regularizer.variation": ("StepwiseVariation",),
     "sampling": ("decode_latents", "encode_images", "encode_prompts", "sample"),
 }

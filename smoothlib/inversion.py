@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .denoiser import Added, call_network, network_of, predict_noise
 from .diffusion import check_finite, check_number, ddim_inverse_scheduler, ddim_scheduler, set_timesteps
-from .sampling import check_embeds, check_latents, encode_prompts, predict_noise
+from .sampling import check_embeds, check_latents, encode_prompts
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -31,6 +32,8 @@ def ddim_invert(
     guidance_scale: float = 1.0,
     null_embeds: Tensor | None = None,
     progress: Progress = iter,
+    added: Added | None = None,
+    null_added: Added | None = None,
 ) -> Tensor:
     """DDIM inversion (Eq. 4): the pivots z*_0, ..., z*_T that DDIM sampling would pass through, in reverse.
 
@@ -45,6 +48,7 @@ def ddim_invert(
         guidance_scale: w of Eq. 5; the paper and null-text inversion invert at 1 (no null embedding).
         null_embeds: (B or 1, L, D) for w != 1; None for the plain empty prompt.
         progress: wraps the iterable of step indices, e.g. `tqdm`.
+        added, null_added: what the network takes beside the prompt and the empty prompt, one row per image, see `denoiser`.
 
     Returns:
         Pivots, (T + 1, B, 4, h, w): index 0 is z0, index T the inverted noise.
@@ -65,16 +69,16 @@ def ddim_invert(
     """
     check_number("guidance_scale", guidance_scale)
     check_finite("z0", z0)
-    scheduler = ddim_inverse_scheduler(pipe)
-    timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)  # ascending
+    scheduler, network = ddim_inverse_scheduler(pipe), network_of(pipe)
+    timesteps = set_timesteps(scheduler, num_inference_steps, network.device)  # ascending
     if null_embeds is None and guidance_scale != 1:
         null_embeds = encode_prompts(pipe, [""])
-    z = z0.to(pipe.unet.device, pipe.unet.dtype)
+    z = z0.to(network.device, network.dtype)
     cond = _one_per_image("prompt_embeds", prompt_embeds, z)
     null = None if guidance_scale == 1 else _one_per_image("null_embeds", null_embeds, z)
     pivots = [z]
     for i in progress(range(num_inference_steps)):
-        e = predict_noise(pipe.unet, z, timesteps[i], cond, null, guidance_scale)
+        e = predict_noise(network, z, timesteps[i], cond, null, guidance_scale, added, null_added)
         z = scheduler.step(e, timesteps[i], z, return_dict=False)[0]
         check_latents(z, f"step {i} of {num_inference_steps}")
         pivots.append(z)
@@ -103,6 +107,8 @@ def null_text_inversion(
     tolerance_growth: float = 2e-5,
     shared: bool = False,
     progress: Progress = iter,
+    added: Added | None = None,
+    null_added: Added | None = None,
 ) -> NullTextInversion:
     """Null-text inversion (Eq. 19; Mokady et al. 2023): one null embedding per step that keeps guided sampling on the pivots.
 
@@ -123,6 +129,7 @@ def null_text_inversion(
         num_inner_steps: most Adam steps per sampling step; published: 10.
         lr: learning rate of Adam at the first step; published: 0.01. One step with 0.1 is a cheap approximation (`beyond_null_text`).
         progress: wraps the iterable of step indices, e.g. `tqdm`.
+        added, null_added: as for `ddim_invert`; `null_added` None: as `added`.
 
     Raises:
         ValueError: bad arguments, or a network in half precision (the losses lie below its resolution).
@@ -146,21 +153,23 @@ def null_text_inversion(
     check_null_text(pipe, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, lr=lr)
     check_number("tolerance", tolerance)
     check_number("tolerance_growth", tolerance_growth)
-    pivots = pivots.to(pipe.unet.device, pipe.unet.dtype)
+    network = network_of(pipe)
+    pivots = pivots.to(network.device, network.dtype)
     num_inference_steps, batch_size = len(pivots) - 1, pivots.shape[1]
     scheduler = ddim_scheduler(pipe)
-    timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)
+    timesteps = set_timesteps(scheduler, num_inference_steps, network.device)
     cond_embeds = _one_per_image("prompt_embeds", prompt_embeds, pivots[0])
     plain = encode_prompts(pipe, [""]).to(pivots)
     nulls = [plain.clone() for _ in range(1 if shared else batch_size)]  # each (1, L, D): separate leaves, so that one can stop alone
     found, losses, inner_steps = [], [], []
     z = pivots[-1]
-    with _frozen(pipe.unet), torch.autocast(z.device.type, enabled=False):
+    null_added = added if null_added is None else null_added
+    with _frozen(network), torch.autocast(z.device.type, enabled=False):
         for i in progress(range(num_inference_steps)):
             t, target = timesteps[i], pivots[-2 - i]
             with torch.no_grad():
-                e_cond = pipe.unet(z, t, encoder_hidden_states=cond_embeds, return_dict=False)[0]
-            step = _GuidedStep(pipe.unet, scheduler, t, z, e_cond, target, guidance_scale)
+                e_cond = call_network(network, z, t, cond_embeds, added)
+            step = _GuidedStep(network, scheduler, t, z, e_cond, target, guidance_scale, null_added or {})
             lr_i, threshold = lr * (1 - min(i, 99) / 100), tolerance + tolerance_growth * i
             taken = _optimise(step, nulls, num_inner_steps, lr_i, threshold, where=f"step {i} of {num_inference_steps}")
             with torch.no_grad():
@@ -176,17 +185,19 @@ def null_text_inversion(
 class _GuidedStep:
     """One guided DDIM step from fixed z_t and e_cond as a function of the null embedding: z_{t-1} and its loss, for some of the images."""
 
-    unet: torch.nn.Module
+    network: torch.nn.Module
     scheduler: "DDIMScheduler"
     t: Tensor
     z: Tensor  # (B, 4, h, w)
     e_cond: Tensor  # (B, 4, h, w), no gradient
     target: Tensor  # (B, 4, h, w), z*_{t-1}
     guidance_scale: float
+    null_added: Added  # of all images
 
     def __call__(self, null_embeds: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         z, e_cond = self.z[images], self.e_cond[images]
-        e_null = self.unet(z, self.t, encoder_hidden_states=null_embeds, return_dict=False)[0]
+        added = {name: value[images] for name, value in self.null_added.items()}
+        e_null = call_network(self.network, z, self.t, null_embeds, added)
         e = e_null + self.guidance_scale * (e_cond - e_null)
         z_next = self.scheduler.step(e, self.t, z, return_dict=False)[0]
         return z_next, (z_next - self.target[images]).square().mean(dim=(1, 2, 3))  # (A, 4, h, w), (A,)
@@ -256,8 +267,8 @@ def check_null_text(pipe: "StableDiffusionPipeline", *, guidance_scale: float, n
         raise ValueError(f"num_inner_steps must be at least 1, not {num_inner_steps}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, not {lr}")
-    if pipe.unet.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"pipe must be in float32 for null-text inversion, not {pipe.unet.dtype}: load it with dtype=torch.float32")
+    if (dtype := network_of(pipe).dtype) not in (torch.float32, torch.float64):
+        raise ValueError(f"pipe must be in float32 for null-text inversion, not {dtype}: load it with dtype=torch.float32")
 
 
 def _check_finite(loss: Tensor, images: Iterable[int], where: str) -> None:

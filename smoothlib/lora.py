@@ -1,13 +1,19 @@
 """LoRAs in a model: which layers a Smooth-LoRA must change, and how one is put onto UNet and text encoder through PEFT."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .lora_file import Lora, LoraLayer
+from .lora_file import Lora, LoraLayer, read_lora
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 LORA_TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0")  # every attention's projections
 
@@ -33,6 +39,65 @@ def unchanged_layers(lora: Lora, modules: Mapping[str, nn.Module]) -> str:
     if "text_encoder" in lora and not any(component == "text_encoder" for component, _ in changed):
         return f"all {len(lora['text_encoder'])} layers of the text encoder that it names unchanged"
     return ""
+
+
+def fitting_lora(file: Path, content: bytes, modules: Mapping[str, nn.Module]) -> Lora:
+    """The LoRA in `content`, that of `file`; ValueError unless it is one for these modules that changes all that it must."""
+    try:
+        lora = read_lora(file, content, modules)
+    except ValueError as error:
+        raise ValueError(f"{file} is not a LoRA for this UNet: {error}") from None
+    if unchanged := unchanged_layers(lora, modules):
+        raise ValueError(f"{file} leaves {unchanged}")
+    return lora
+
+
+def lora_modules(target: "StableDiffusionPipeline | nn.Module | Mapping[str, nn.Module]") -> dict[str, nn.Module]:
+    """Component -> module, of those of a pipeline (or a UNet, or such a mapping) that a LoRA may have layers of."""
+    if isinstance(target, nn.Module):
+        return {"unet": target}
+    if not isinstance(target, Mapping):
+        target = {name: getattr(target, name, None) for name in ("unet", "text_encoder")}
+    return {name: module for name, module in target.items() if module is not None}
+
+
+def load_smooth_lora(pipe: "StableDiffusionPipeline", file: str | Path, name: str | None = None) -> str:
+    """Load a LoRA that changes every attention projection of the UNet (Eq. 6: W0 + BA with BA != 0), whole and at the file's strength.
+
+    See `lora_file` for the formats. Its layers of the text encoder, if any, go there. Afterwards it acts alone, enabled, whatever adapters
+    were loaded or disabled before. After an error the pipeline computes what it did before.
+
+    Args:
+        file: a safetensors file.
+        name: what to call it in the pipeline; default: the file's name without its ending.
+
+    Returns:
+        its name in the pipeline: `name` with "_" for what PEFT does not allow, and longer where that is taken.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file, is loaded already, is no LoRA for this pipeline (see `lora_file.read_lora`), or leaves a
+            projection or a layer that it names unchanged.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from diffusers import StableDiffusionPipeline
+        >>> from smoothlib import load_smooth_lora
+        >>> pipe = StableDiffusionPipeline.from_pretrained("data/models/mini")
+        >>> load_smooth_lora(pipe, "data/models/adapters/smooth/pytorch_lora_weights.safetensors", name="smooth")
+        'smooth'
+    """
+    file = Path(file)
+    if file.suffix != ".safetensors":
+        raise ValueError(f"file is {file}, but must be a .safetensors file")
+    if not file.is_file():
+        raise FileNotFoundError(f"file is {file}, but must be a .safetensors file that exists")
+    content, modules = file.read_bytes(), lora_modules(pipe)
+    lora = fitting_lora(file, content, modules)
+    try:
+        return add_lora(modules, lora, re.sub(r"\W", "_", name or file.stem), hashlib.sha256(content).hexdigest())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def add_lora(modules: Mapping[str, nn.Module], lora: Lora, name: str, identity: str) -> str:

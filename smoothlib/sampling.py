@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .denoiser import Added, network_of, predict_noise
 from .diffusion import check_finite, check_number, sampling_scheduler, set_timesteps, warn_of_signal
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def encode_prompts(pipe: "StableDiffusionPipeline", prompts: list[str]) -> Tenso
     """
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts must be a list of at least one prompt, not {prompts!r}")
-    return pipe.encode_prompt(list(prompts), pipe.unet.device, 1, False)[0]
+    return pipe.encode_prompt(list(prompts), network_of(pipe).device, 1, False)[0]
 
 
 @torch.no_grad()
@@ -88,25 +89,6 @@ def decode_latents(pipe: "StableDiffusionPipeline", z: Tensor) -> Tensor:
     return pipe.vae.decode(z / pipe.vae.config.scaling_factor, return_dict=False)[0].float().clamp(-1, 1)
 
 
-def predict_noise(
-    unet: torch.nn.Module,
-    x_t: Tensor,
-    t: Tensor | int,
-    prompt_embeds: Tensor,
-    null_embeds: Tensor | None = None,
-    guidance_scale: float = 1.0,
-) -> Tensor:
-    """Classifier-free guidance (Eq. 5): e_null + w (e_cond - e_null), both from one batched call of the network.
-
-    `x_t` (B, 4, h, w), embeddings (B, L, D). At w = 1 the null embedding has no weight and is not evaluated. Differentiable.
-    """
-    if guidance_scale == 1:
-        return unet(x_t, t, encoder_hidden_states=prompt_embeds, return_dict=False)[0]
-    both = torch.cat([null_embeds, prompt_embeds])  # (2B, L, D), the pipeline's order
-    e_null, e_cond = unet(torch.cat([x_t, x_t]), t, encoder_hidden_states=both, return_dict=False)[0].chunk(2)
-    return e_null + guidance_scale * (e_cond - e_null)
-
-
 def sample_steps(
     pipe: "StableDiffusionPipeline",
     latents: Tensor,
@@ -119,6 +101,8 @@ def sample_steps(
     eta: float = 0.0,
     generator: torch.Generator | None = None,
     inverted: bool = False,
+    added: Added | None = None,
+    null_added: Added | None = None,
 ) -> Iterator[Tensor]:
     """Backward diffusion (Eq. 3) with the pipeline's scheduler: yields x_{T-1}, ..., x_0, each (B, 4, h, w).
 
@@ -134,13 +118,14 @@ def sample_steps(
         eta, generator: DDIM's stochasticity in [0, 1]; eta > 0 needs a generator.
         inverted: `latents` come from `ddim_invert` at the same T, so that they hold the signal that belongs to the first timestep. Noise
             does not; a warning says so where that is much.
+        added, null_added: what the network takes beside the prompt and the empty prompt, one row per image, see `denoiser`.
 
     Raises:
         ValueError: bad arguments, or a scheduler without DDIM's kind of noise schedule, such as flow matching's; before the first step.
         RuntimeError: the latents are no longer finite after a step; names it.
     """
-    scheduler = sampling_scheduler(pipe)
-    timesteps = set_timesteps(scheduler, num_inference_steps, pipe.unet.device)
+    scheduler, network = sampling_scheduler(pipe), network_of(pipe)
+    timesteps = set_timesteps(scheduler, num_inference_steps, network.device)
     if not 0 <= first_step < num_inference_steps:
         raise ValueError(f"first_step must be from 0 to num_inference_steps - 1 = {num_inference_steps - 1}, not {first_step}")
     check_finite("latents", latents)
@@ -152,7 +137,7 @@ def sample_steps(
         null_embeds = encode_prompts(pipe, [""])
     for name, embeds in (("prompt_embeds", prompt_embeds), ("null_embeds", null_embeds)):
         check_embeds(name, embeds, num_inference_steps, len(latents))
-    x = latents.to(pipe.unet.device, pipe.unet.dtype)
+    x = latents.to(network.device, network.dtype)
     if first_step == 0:
         if not inverted:
             warn_of_signal(scheduler, num_inference_steps)
@@ -167,7 +152,7 @@ def sample_steps(
             t = timesteps[i]
             cond = embeds_at(prompt_embeds, i, len(x)).to(x)
             null = None if guidance_scale == 1 else embeds_at(null_embeds, i, len(x)).to(x)
-            e = predict_noise(pipe.unet, scheduler.scale_model_input(x, t), t, cond, null, guidance_scale)
+            e = predict_noise(network, scheduler.scale_model_input(x, t), t, cond, null, guidance_scale, added, null_added)
             x = scheduler.step(e, t, x, **step_arguments, return_dict=False)[0]
             check_latents(x, f"step {i} of {num_inference_steps}")
             yield x

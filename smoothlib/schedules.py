@@ -12,7 +12,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from diffusers.schedulers.scheduling_ddim_inverse import DDIMSchedulerOutput
 from torch import Tensor
 
-from .diffusion import predict_eps
+from .predictions import predict_eps
 
 
 def timesteps_below(descending: Tensor) -> dict[int, int | None]:

@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 from tiny import noise
 from torch import nn
 
-from companion.weights.pipelines import LORA_TARGET_MODULES
+from smoothlib.lora import LORA_TARGET_MODULES
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 OLD_TEXT_NAMES = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}

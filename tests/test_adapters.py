@@ -13,7 +13,8 @@ from tiny import assert_one_sentence, generate, noise, ship_tiny_pipeline, tiny_
 from companion.base import paths
 from companion.weights.cards import write_card
 from companion.weights.fine_tune import save_difference
-from companion.weights.pipelines import fingerprint, list_adapters, load_adapter, load_pipeline, load_smooth_lora
+from companion.weights.pipelines import fingerprint, list_adapters, load_adapter, load_pipeline
+from smoothlib.lora import load_smooth_lora
 
 
 def low_rank(pipe):
@@ -42,7 +43,7 @@ def test_every_format_adds_ba_to_every_projection(base, tmp_path, as_stored):
     factors = low_rank(base)
     assert len(factors) == 32  # 4 transformer blocks, 2 attentions each, 4 projections each
     pipe = tiny_pipeline()
-    load_smooth_lora(pipe, write_adapter(tmp_path / "smooth", as_stored(factors)))
+    load_adapter(pipe, write_adapter(tmp_path / "smooth", as_stored(factors)))
     reference = tiny_pipeline()
     for name, (a, b) in factors.items():
         reference.unet.get_submodule(name).weight.data += b @ a  # Eq. 6
@@ -99,7 +100,7 @@ def no_lora(factors):
 def test_an_adapter_that_does_not_fit_is_refused_and_leaves_no_trace(base, tmp_path, stored, message):
     before = fingerprint(base)
     with pytest.raises(ValueError, match=message) as raised:
-        load_smooth_lora(base, write_adapter(tmp_path / "smooth", stored(low_rank(base))))
+        load_adapter(base, write_adapter(tmp_path / "smooth", stored(low_rank(base))))
     assert_one_sentence(raised)
     assert fingerprint(base) == before
 
@@ -108,17 +109,17 @@ def test_a_damaged_file_is_refused(base, tmp_path):
     file = write_adapter(tmp_path / "smooth", peft_format(low_rank(base))) / "pytorch_lora_weights.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is not a LoRA for this UNet: "):
-        load_smooth_lora(base, file)
+        load_adapter(base, file)
 
 
 def test_the_failure_of_a_second_adapter_keeps_the_first(base, tmp_path):
     pipe, factors = tiny_pipeline(), low_rank(base)
-    load_smooth_lora(pipe, write_adapter(tmp_path / "first.v1", peft_format(factors)))
+    load_adapter(pipe, write_adapter(tmp_path / "first.v1", peft_format(factors)))
     one = generate(pipe)
     with pytest.raises(ValueError, match="adapter 'first_v1' is loaded already"):
-        load_smooth_lora(pipe, tmp_path / "first.v1")
+        load_adapter(pipe, tmp_path / "first.v1")
     with pytest.raises(ValueError, match="leaves 1 of"):
-        load_smooth_lora(pipe, write_adapter(tmp_path / "second", with_a_zero(factors)))
+        load_adapter(pipe, write_adapter(tmp_path / "second", with_a_zero(factors)))
     assert torch.equal(generate(pipe), one)
 
 
@@ -146,18 +147,18 @@ def test_pickled_and_ambiguous_adapters_are_refused_with_the_remedy(base, tmp_pa
     torch.save(released_format(low_rank(base)), folder / "pytorch_model.bin")
     for path in (folder, folder / "pytorch_model.bin"):
         with pytest.raises(ValueError, match=re.escape("pickles (.bin, .pt) are not loaded: convert one once with")) as raised:
-            load_smooth_lora(base, path)
+            load_adapter(base, path)
         assert_one_sentence(raised)
     folder = write_adapter(tmp_path / "two", peft_format(low_rank(base)))
     shutil.copy(folder / "pytorch_lora_weights.safetensors", folder / "another.safetensors")
     with pytest.raises(ValueError, match=r"exactly one \.safetensors file"):
-        load_smooth_lora(base, folder)
+        load_adapter(base, folder)
 
 
 def test_the_fingerprint_follows_the_adapter_and_its_strength(base, tmp_path):
     pipe = tiny_pipeline()
     prints = [fingerprint(pipe)]
-    load_smooth_lora(pipe, write_adapter(tmp_path / "smooth", peft_format(low_rank(base))))
+    load_adapter(pipe, write_adapter(tmp_path / "smooth", peft_format(low_rank(base))))
     prints.append(fingerprint(pipe))
     pipe.set_adapters("smooth", 0.5)
     prints.append(fingerprint(pipe))
@@ -195,7 +196,7 @@ def test_a_folder_may_have_any_name(base, tmp_path):
     weights, first = peft_format(low_rank(base)), None
     for name in NAMES:
         pipe = tiny_pipeline()
-        load_smooth_lora(pipe, write_adapter(tmp_path / name, weights))
+        load_adapter(pipe, write_adapter(tmp_path / name, weights))
         first = generate(pipe) if first is None else first
         assert torch.equal(generate(pipe), first), name
         (used,) = pipe.get_active_adapters()
@@ -206,10 +207,10 @@ def test_a_folder_may_have_any_name(base, tmp_path):
 
 def test_adapters_of_one_folder_name_are_told_apart(base, tmp_path):
     pipe, factors = tiny_pipeline(), low_rank(base)
-    load_smooth_lora(pipe, write_adapter(tmp_path / "x" / "smooth", peft_format(factors)))
+    load_adapter(pipe, write_adapter(tmp_path / "x" / "smooth", peft_format(factors)))
     one = generate(pipe)
     twice = {name: (a, 2 * b) for name, (a, b) in factors.items()}
-    load_smooth_lora(pipe, write_adapter(tmp_path / "y" / "smooth", peft_format(twice)))
+    load_adapter(pipe, write_adapter(tmp_path / "y" / "smooth", peft_format(twice)))
     assert (generate(pipe) - one).abs().max() > 0.01
     assert len(pipe.get_active_adapters()) == 1 and len(pipe.get_list_adapters()["unet"]) == 2
     pipe.set_adapters("smooth")
@@ -219,7 +220,7 @@ def test_adapters_of_one_folder_name_are_told_apart(base, tmp_path):
 def test_the_same_adapter_twice_is_refused_under_any_name(base, tmp_path):
     pipe = tiny_pipeline()
     folder = write_adapter(tmp_path / "one", peft_format(low_rank(base)))
-    load_smooth_lora(pipe, folder)
+    load_adapter(pipe, folder)
     one = fingerprint(pipe)
     shutil.copytree(folder, tmp_path / "other")
     for again in (folder, tmp_path / "other", folder / "pytorch_lora_weights.safetensors"):
@@ -272,3 +273,24 @@ def test_an_adapter_acts_alone_whatever_was_loaded_or_disabled_before(base, tmp_
     load_adapter(alone, tmp_path / "second")
     assert torch.equal(generate(pipe), generate(alone))
     assert (generate(alone) - generate(base)).abs().max() > 0.01
+
+
+def test_a_file_is_loaded_by_its_path_alone(base, tmp_path, monkeypatch):
+    """Names, folders and cards are the repository's business: `load_smooth_lora` knows a file and a pipeline."""
+    folder = write_adapter(tmp_path / "one", peft_format(low_rank(base)))
+    (folder / "pytorch_lora_weights.safetensors").rename(folder / "my lora.safetensors")
+    by_name, by_path, renamed = tiny_pipeline(), tiny_pipeline(), tiny_pipeline()
+    load_adapter(by_name, folder)
+    assert load_smooth_lora(by_path, folder / "my lora.safetensors") == "my_lora"
+    assert load_smooth_lora(renamed, folder / "my lora.safetensors", name="other") == "other"
+    assert renamed.get_active_adapters() == ["other"] and by_name.get_active_adapters() == ["one"]
+    assert torch.equal(generate(by_path), generate(by_name)) and torch.equal(generate(renamed), generate(by_name))
+    monkeypatch.setattr(paths, "ADAPTERS", tmp_path)
+    for path, error, message in (
+        ("one", ValueError, "file is one, but must be a .safetensors file"),
+        (folder, ValueError, "but must be a .safetensors file"),
+        (folder / "none.safetensors", FileNotFoundError, "none.safetensors, but must be a .safetensors file that exists"),
+    ):
+        with pytest.raises(error, match=re.escape(message)) as raised:
+            load_smooth_lora(tiny_pipeline(), path)
+        assert_one_sentence(raised)

@@ -7,7 +7,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from tiny import noise, sd_scheduler
 
-from smoothlib.diffusion import ddim_inverse_scheduler, ddim_scheduler, predict_eps, predict_x0, predict_x0_flow, set_timesteps, slerp
+from smoothlib.diffusion import ddim_inverse_scheduler, ddim_scheduler, set_timesteps, slerp
+from smoothlib.predictions import predict_eps, predict_x0, predict_x0_flow
 
 ALPHA_BAR = sd_scheduler().alphas_cumprod
 SHAPE = (3, 4, 8, 8)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from companion.weights.pipelines import load_pipeline
-from smoothlib.diffusion import predict_x0
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.gradients import GRADIENTS, STENCILS
 from smoothlib.regularizer.variation import StepwiseVariation, step_variation, unit_directions
 

@@ -11,7 +11,6 @@ from companion.base import paths
 from companion.weights.cards import write_card
 from companion.weights.fine_tune import FILE, save_difference
 from companion.weights.pipelines import (
-    LORA_TARGET_MODULES,
     blank_modules,
     check_adapter,
     default_guidance_scale,
@@ -21,6 +20,7 @@ from companion.weights.pipelines import (
     load_adapter,
     load_pipeline,
 )
+from smoothlib.lora import LORA_TARGET_MODULES
 
 
 def changed_unet():

@@ -73,8 +73,8 @@ def test_classifiers_learn_a_separable_world_and_report_agreement():
 
 
 def test_blurring_for_the_classifier_takes_contrast_and_nothing_else():
-    stripes = np.zeros((3, 16, 16, 3), np.uint8)
-    stripes[:, :, ::2] = 200
+    stripes = np.zeros((3, 3, 16, 16), np.uint8)
+    stripes[..., ::2] = 200
     found = attributes.blurred(stripes)
     assert found.shape == stripes.shape and found.dtype == torch.uint8
     contrast = found.float().std(dim=(1, 2, 3))

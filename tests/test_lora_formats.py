@@ -27,7 +27,8 @@ from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from tiny import LATENT_SHAPE, generate, noise, tiny_pipeline
 
-from companion.weights.pipelines import LORA_TARGET_MODULES, load_adapter
+from companion.weights.pipelines import load_adapter
+from smoothlib.lora import LORA_TARGET_MODULES
 
 STYLES = [peft_key, peft_folder_key, named_peft_key, bare_key, diffusers_key, released_key, kohya_key]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from companion.judges.networks import lpips_network
 from smoothlib.metrics import (
     Convention,
     FrechetDistance,
@@ -18,7 +19,12 @@ from smoothlib.metrics import (
     StructuralSimilarity,
 )
 
-ALL_METRICS = [MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity, LearnedPerceptualImagePatchSimilarity]
+ALL_METRICS = {
+    "MeanSquaredError": MeanSquaredError,
+    "PeakSignalNoiseRatio": PeakSignalNoiseRatio,
+    "StructuralSimilarity": StructuralSimilarity,
+    "LearnedPerceptualImagePatchSimilarity": lambda: LearnedPerceptualImagePatchSimilarity(lpips_network()),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +37,12 @@ def pair() -> tuple[Tensor, Tensor]:
 
 def test_collection_keeps_the_metrics_apart_after_a_perfect_batch(pair: tuple[Tensor, Tensor]) -> None:
     """MSE and LPIPS of equal images are both 0: equal states must not make a MetricCollection merge them."""
-    collection = MetricCollection([metric() for metric in ALL_METRICS])
+    collection = MetricCollection([metric() for metric in ALL_METRICS.values()])
     collection.update(pair[1], pair[1])
     collection.update(*pair)
-    for metric in ALL_METRICS:
+    for name, metric in ALL_METRICS.items():
         expected = (metric().per_image(pair[1], pair[1]).double().mean() + metric().per_image(*pair).double().mean()) / 2
-        torch.testing.assert_close(collection.compute()[metric.__name__], expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(collection.compute()[name], expected, rtol=1e-6, atol=0)
 
 
 def test_collection_keeps_settings_apart_that_agree_on_the_first_batch(pair: tuple[Tensor, Tensor]) -> None:
@@ -87,3 +93,36 @@ def test_collection_keeps_frechet_distances_of_other_resolutions_apart() -> None
         alone.update(images, real=False)
         torch.testing.assert_close(collection.compute()[str(r)], alone.compute())
     assert len(collection.compute_groups) == 2
+
+
+class Weighted(torch.nn.Module):
+    """A stand-in for a perceptual network: the squared difference of mean colours, times a weight."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(weight))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.weight * (a.mean((2, 3)) - b.mean((2, 3))).square().sum(1)
+
+
+def test_collection_keeps_networks_apart_that_differ_in_their_weights_alone(pair: tuple[Tensor, Tensor]) -> None:
+    """Equal images have the distance 0 by any weights: the next batch has not."""
+    collection = MetricCollection({str(w): LearnedPerceptualImagePatchSimilarity(Weighted(w)) for w in (1.0, 2.0)})
+    collection.update(pair[1], pair[1])
+    collection.update(*pair)
+    found = collection.compute()
+    assert found["1.0"] > 0
+    torch.testing.assert_close(found["2.0"], 2 * found["1.0"])
+
+
+@pytest.mark.parametrize("given", [True, "alex", MeanSquaredError()])
+def test_what_is_no_network_is_refused_by_name(given: object) -> None:
+    kind = type(given).__name__
+    for make, name in (
+        (LearnedPerceptualImagePatchSimilarity, "network"),
+        (FrechetDistance, "feature_extractor"),
+        (lambda network: InterpolationStandardDeviation(lpips=network), "lpips"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name} is a {kind}, it must be a network"):
+            make(given)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion.judges.networks import lpips_network
 from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity
 from smoothlib.metrics.istd import (
     CONVENTIONS,
@@ -134,7 +135,7 @@ def test_synchronisation_joins_the_walks_of_all_processes():
 
 def test_lpips_distances_are_those_of_adjacent_images():
     walks = random_walks(2, frames=4, size=(32, 40))
-    metric, network = InterpolationStandardDeviation(lpips=True), LearnedPerceptualImagePatchSimilarity()
+    metric, network = InterpolationStandardDeviation(lpips=lpips_network()), LearnedPerceptualImagePatchSimilarity(lpips_network())
     expected = torch.stack([network.per_image(walks[:, i], walks[:, i + 1]) for i in range(3)], dim=1)  # (2, 3)
     torch.testing.assert_close(lpips_step_distances(walks, network), expected.double(), rtol=1e-5, atol=0)
     found, pixels = metric.per_prompt(walks), InterpolationStandardDeviation().per_prompt(walks)

@@ -6,6 +6,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from companion.base import paths
-from companion.judges.networks import load_network_weights
+from companion.judges import networks
+from companion.judges.networks import load_network_weights, lpips_network, mobilenet_v2_features
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,20 @@ def test_card_records_every_shipped_network(converter: ModuleType) -> None:
         assert card["networks"][name].items() >= converter.CARDS[name].items()
         assert card["networks"][name]["source_file_sha256"] == source.sha256
         assert load_network_weights(name)
+
+
+@pytest.mark.parametrize("build", [lpips_network, mobilenet_v2_features])
+def test_a_shipped_network_is_read_once_and_each_module_is_its_own(build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader may move it to another device, or train it, whatever else measures with the same network."""
+    networks._shipped.cache_clear()
+    reads = []
+    monkeypatch.setattr(
+        networks, "read_checked", lambda folder, name, read=networks.read_checked: (reads.append(name), read(folder, name))[1]
+    )
+    first, second = build(), build()
+    assert len(reads) == 1
+    expected = {name: tensor.clone() for name, tensor in second.state_dict().items()}
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.fill_(7.0)
+    assert all(torch.equal(tensor, expected[name]) for network in (second, build()) for name, tensor in network.state_dict().items())

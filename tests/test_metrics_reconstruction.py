@@ -13,11 +13,18 @@ from skimage import data, metrics
 from torch import Tensor
 
 from companion.base import paths
-from companion.judges.networks import load_network_weights
+from companion.judges.networks import load_network_weights, lpips_network
 from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
 
 PIXEL_METRICS = [MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity]
-ALL_METRICS = [*PIXEL_METRICS, LearnedPerceptualImagePatchSimilarity]
+
+
+def perceptual(**options) -> LearnedPerceptualImagePatchSimilarity:
+    """LPIPS by the shipped network."""
+    return LearnedPerceptualImagePatchSimilarity(lpips_network(), **options)
+
+
+ALL_METRICS = [*PIXEL_METRICS, perceptual]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +122,7 @@ def reference_lpips() -> torch.nn.Module:
 
 
 def test_lpips_equals_the_lpips_package_exactly(pairs: tuple[Tensor, Tensor]) -> None:
-    ours = LearnedPerceptualImagePatchSimilarity()
+    ours = perceptual()
     with torch.no_grad():
         expected = reference_lpips()(*pairs).flatten()
     assert torch.equal(ours.per_image(*pairs), expected)
@@ -142,7 +149,7 @@ def test_lpips_equals_its_definition(pairs: tuple[Tensor, Tensor]) -> None:
     with torch.no_grad():
         layers = enumerate(zip(features(pairs[0]), features(pairs[1]), strict=True))
         expected = sum(((a - b) ** 2 * weights[f"lin{i}.model.1.weight"][0]).sum(1).mean((1, 2)) for i, (a, b) in layers)
-    torch.testing.assert_close(LearnedPerceptualImagePatchSimilarity().per_image(*pairs), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(perceptual().per_image(*pairs), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_lpips_weights_are_the_published_ones() -> None:
@@ -168,7 +175,7 @@ def test_lpips_weights_are_the_published_ones() -> None:
 
 def test_lpips_maps_other_ranges_and_stays_in_evaluation_mode(pairs: tuple[Tensor, Tensor]) -> None:
     state = torch.get_rng_state()
-    metric, unit = LearnedPerceptualImagePatchSimilarity(), LearnedPerceptualImagePatchSimilarity(value_range=(0, 1))
+    metric, unit = perceptual(), perceptual(value_range=(0, 1))
     assert torch.equal(torch.get_rng_state(), state)  # building it consumes no random numbers
     expected = metric.per_image(*pairs)
     assert torch.equal(metric.train().per_image(*pairs), expected)
@@ -263,7 +270,7 @@ def test_rounding_outside_the_range_passes(pairs: tuple[Tensor, Tensor]) -> None
     MeanSquaredError().update(pairs[0] * 1.0009, pairs[1])
 
 
-@pytest.mark.parametrize(("metric", "size"), [(StructuralSimilarity, 11), (LearnedPerceptualImagePatchSimilarity, 31)])
+@pytest.mark.parametrize(("metric", "size"), [(StructuralSimilarity, 11), (perceptual, 31)])
 def test_smallest_image(metric: type, size: int, pairs: tuple[Tensor, Tensor]) -> None:
     assert metric().per_image(*(images[..., :size, :size] for images in pairs)).isfinite().all()
     with pytest.raises(ValueError, match=f"H, W >= {size}"):
@@ -284,19 +291,19 @@ def test_compute_before_update_and_bad_arguments_raise() -> None:
 
 def test_damaged_or_missing_weights_raise(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"card\.json is missing"):
-        LearnedPerceptualImagePatchSimilarity(weights_folder=tmp_path)
+        lpips_network(tmp_path)
     for name in ("card.json", "lpips_alex.safetensors"):
         shutil.copy(paths.METRIC_NETWORKS / name, tmp_path / name)
     weights = tmp_path / "lpips_alex.safetensors"
-    assert isinstance(LearnedPerceptualImagePatchSimilarity(weights_folder=tmp_path), torch.nn.Module)
+    assert isinstance(lpips_network(tmp_path), torch.nn.Module)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1  # one bit of one weight: it would still load
     weights.write_bytes(content)
     with pytest.raises(ValueError, match=r"lpips_alex\.safetensors is damaged .* sha256 must be [0-9a-f]{64}\.$"):
-        LearnedPerceptualImagePatchSimilarity(weights_folder=tmp_path)
+        lpips_network(tmp_path)
     weights.write_bytes(content[:1000])  # an interrupted copy
     with pytest.raises(ValueError, match="is damaged"):
-        LearnedPerceptualImagePatchSimilarity(weights_folder=tmp_path)
+        lpips_network(tmp_path)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"lpips_alex\.safetensors is missing"):
-        LearnedPerceptualImagePatchSimilarity(weights_folder=tmp_path)
+        lpips_network(tmp_path)

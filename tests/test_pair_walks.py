@@ -6,6 +6,7 @@ import torch
 from tiny import noise, smooth_tiny_pipeline
 
 from companion.data.load import Item
+from companion.judges.networks import lpips_network
 from companion.studies.interpolation.pairs import ImagePair
 from companion.studies.interpolation.walks import (
     COLUMNS,
@@ -62,7 +63,7 @@ def test_each_kind_is_the_function_that_it_names(pipe, pairs, kind):
         "walk": lambda: real_image_interpolation(pipe, first, second, embeds, num_inner_steps=2, **arguments)[0],
     }[kind]()
     found = PairWalk(pipe, PairMethod(kind, 4, 3), **SETTINGS)(pairs)
-    distances = InterpolationStandardDeviation(lpips=True).distances(wanted)
+    distances = InterpolationStandardDeviation(lpips=lpips_network()).distances(wanted)
     psnr = PeakSignalNoiseRatio()
     for i, result in enumerate(found):
         assert result["frames"].dtype == np.uint8 and np.abs(result["frames"] - (wanted[i].numpy() + 1) * 127.5).max() <= 0.51

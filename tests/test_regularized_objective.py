@@ -9,7 +9,7 @@ from small_objectives import LORA, denoising, generator, loss_of
 from companion.base import paths
 from companion.training.loop import Trainer
 from companion.training.settings import TrainingConfig
-from smoothlib.diffusion import predict_x0
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.step_choice import LADDER
 from smoothlib.regularizer.variation import step_variation, unit_directions
 from smoothlib.sampling import predict_noise

@@ -7,7 +7,7 @@ import torch
 from tiny import gradients, noise, sd_scheduler
 from torch import nn
 
-from smoothlib.diffusion import predict_x0, predict_x0_flow
+from smoothlib.predictions import predict_x0, predict_x0_flow
 from smoothlib.regularizer.gradients import GRADIENTS
 from smoothlib.regularizer.variation import StepwiseVariation, sqrt_dimension_directions, step_variation, unit_directions
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from companion.base import paths
 from companion.data.load import load_scenes
+from companion.judges.judge import Judge
 from companion.studies.base import load_row
 from companion.studies.smoothness import measure as smoothness
 from companion.studies.smoothness.generation import Generation, prompts_from
@@ -34,7 +35,7 @@ def arguments(tmp_path, monkeypatch):
     scenes = load_scenes("compositional")
     real = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
     return dict(
-        judge=smoothness.Judge(MeanColours(), CaptionAlignment(MeanColours()), "frechet_distance", "scene_alignment", {}, {}),
+        judge=Judge(MeanColours(), CaptionAlignment(MeanColours()), "frechet_distance", "scene_alignment", {}, {}),
         walk_prompts=walk_prompts_from(scenes, 2),
         prompts=prompts_from(scenes, 5),
         real_features=real,

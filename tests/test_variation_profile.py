@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import noise, tiny_pipeline
 
-from smoothlib.diffusion import predict_x0
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.profile import variation_profile
 from smoothlib.regularizer.variation import step_variation, unit_directions
 from smoothlib.sampling import encode_prompts

@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_pipeline
 
 from companion.data import load as datasets
+from companion.judges.networks import lpips_network
 from companion.runs import runs
 from companion.studies.smoothness import measure as smoothness
 from companion.studies.smoothness.generation import Generation, Prompt, initial_noise, prompts_from
@@ -68,7 +69,7 @@ def test_bad_choices_are_named(options, message):
 def test_distances_are_those_of_the_float_images(pipe, walked):
     start, end = initial_noise(pipe, [1, 2, 3]), initial_noise(pipe, [11, 12, 13])
     walks = latent_walk(pipe, start, end, encode_prompts(pipe, [prompt.caption for prompt in PROMPTS]), **SETTINGS)
-    found = InterpolationStandardDeviation(lpips=True).per_prompt(walks)
+    found = InterpolationStandardDeviation(lpips=lpips_network()).per_prompt(walks)
     assert found.keys() == CONVENTIONS.keys() and "before rounding" in CONVENTIONS["istd"]
     for i, result in enumerate(walked):
         assert result["frames"].shape == (4, 3, 32, 32) and result["frames"].dtype == np.uint8

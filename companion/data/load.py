@@ -13,12 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from smoothlib.pixels import to_uint8
 
 from ..base import paths
 from ..weights.cards import read_card, read_checked
+from .coco import CocoSplit
 from .items import Item, Split, check_ids, drawn, noise_seed, seeded_choice, to_tensor
 from .pictures import square
 
@@ -39,6 +42,11 @@ class SceneSplit:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def pixels(self) -> Tensor:
+        """The images as networks take them, (N, 3, H, W) uint8, of the same memory."""
+        return torch.from_numpy(self.images).permute(0, 3, 1, 2)
 
     @property
     def captions(self) -> list[str]:
@@ -140,8 +148,6 @@ def load_split(dataset: str = "scenes", split: str = "test", size: int | str | N
         whole = load_scenes(split)
         side = _side(size)
         return whole if side in (None, whole.images.shape[1]) else ResizedSplit(whole, side)
-    from .coco import CocoSplit
-
     whole = CocoSplit(Path(dataset), split)  # before the model is looked up, which may have to be downloaded
     whole.resolution = _side(size) or whole.resolution
     return whole

@@ -12,33 +12,27 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .features import ImageNetFeatures, features_of
+from .features import SCENE_RESOLUTION
 
 FIELDS = ("cls", "ground", "setting")
-RESOLUTION = 128  # of the feature network's input; scenes have 64
 BLUR = (0.4, 1.0)  # standard deviations in pixels of 64
 WEIGHT_DECAY = (
     3.0  # best of .1, 1, 3 and 10 on 1,000 held-out training scenes, sharp and blurred; with .01 the training scenes are learnt by heart
 )
 CONVENTIONS = {
-    field: f"1 where the classifier's {field} is the caption's, else 0; linear, on MobileNetV2 features at {RESOLUTION} x {RESOLUTION} of "
-    "real training images, sharp and blurred"
+    field: f"1 where the classifier's {field} is the caption's, else 0; linear, on MobileNetV2 features at "
+    f"{SCENE_RESOLUTION} x {SCENE_RESOLUTION} of real training images, sharp and blurred"
     for field in FIELDS
 }
 
 
-def image_features(images: np.ndarray | Tensor) -> Tensor:
-    """Features (N, 1280) of uint8 images (N, H, W, 3), as the scenes hold them."""
-    return features_of(torch.as_tensor(images).permute(0, 3, 1, 2), ImageNetFeatures(RESOLUTION))
-
-
 def blurred(images: np.ndarray | Tensor, seed: int = 0) -> Tensor:
-    """uint8 images (N, H, W, 3), each under a Gaussian blur whose standard deviation is drawn from `BLUR`."""
-    pixels = torch.as_tensor(images).permute(0, 3, 1, 2)
+    """uint8 images (N, 3, H, W), each under a Gaussian blur whose standard deviation is drawn from `BLUR`."""
+    pixels = torch.as_tensor(images)
     low, high = BLUR
     sigmas = low + (high - low) * torch.rand(len(pixels), generator=torch.Generator().manual_seed(seed))
     made = [gaussian_blur(image, 5, sigma) for image, sigma in zip(pixels, sigmas.tolist(), strict=True)]
-    return torch.stack(made).permute(0, 2, 3, 1)
+    return torch.stack(made)
 
 
 @dataclass(frozen=True)

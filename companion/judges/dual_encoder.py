@@ -19,10 +19,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from ..base import paths
 from ..weights.cards import read_card
 from ..world import mini
-from .features import ImageNetFeatures
+from .features import SCENE_RESOLUTION, ImageNetFeatures, feature_network_sha256
 from .networks import load_network_weights
 
-RESOLUTION = 128  # of what the feature network sees; scenes have 64 x 64 pixels
 EMBEDDING, IMAGE_WIDTH, TEXT_WIDTH = 128, 384, 96
 LARGEST_SCALE = 100.0  # CLIP's limit on 1 / temperature
 FOLDER, WEIGHTS = "scene_alignment", "dual_encoder.safetensors"
@@ -94,7 +93,7 @@ class SceneEncoder(nn.Module):
     def __init__(self, dual_encoder: DualEncoder, held_out: dict[str, dict[str, float]] | None = None):
         super().__init__()
         self.held_out = held_out or {}  # split -> retrieval accuracy and the like, from the card
-        self.features = ImageNetFeatures(RESOLUTION)
+        self.features = ImageNetFeatures(SCENE_RESOLUTION)
         self.dual_encoder = dual_encoder.eval().requires_grad_(False)
         self.tokenizer = mini.build_tokenizer()
 
@@ -111,8 +110,8 @@ def required_inputs() -> dict[str, Any]:
     """What a trained dual encoder is tied to: the feature network, the resolution that it sees, and the tokens' numbers."""
     vocabulary = json.dumps(mini.build_tokenizer().get_vocab(), sort_keys=True)
     return {
-        "feature_network_sha256": read_card(paths.METRIC_NETWORKS)["files"]["mobilenet_v2.safetensors"],
-        "feature_resolution": RESOLUTION,
+        "feature_network_sha256": feature_network_sha256(),
+        "feature_resolution": SCENE_RESOLUTION,
         "vocabulary_sha256": hashlib.sha256(vocabulary.encode()).hexdigest(),
     }
 

@@ -1,29 +1,25 @@
 """Image features of a packaged ImageNet network, for distances between sets of images without a download."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
 
 from smoothlib.metrics.images import check_images, check_value_range
 from smoothlib.pixels import from_uint8
 
-from .networks import load_network_weights
+from ..base import paths
+from ..weights.cards import read_card
+from .networks import mobilenet_v2_features
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
 BATCH = 16  # images; the allocator hands the activations of larger batches back to the system, which halves the speed
-
-
-@torch.no_grad()
-def features_of(images: np.ndarray | Tensor, network: nn.Module, batch_size: int = BATCH) -> Tensor:
-    """Features (N, D) by `network` of uint8 images (N, 3, H, W)."""
-    return torch.cat([network(from_uint8(batch)) for batch in torch.as_tensor(images).split(batch_size)])
+SCENE_RESOLUTION = 128  # of what the network sees of a scene, which has 64 x 64 pixels
 
 
 class ImageNetFeatures(nn.Module):
@@ -64,7 +60,7 @@ class ImageNetFeatures(nn.Module):
         self.resolution = resolution
         self.interpolation = interpolation
         self.value_range = check_value_range(value_range)
-        self.network = _load_mobilenet_v2(weights_folder)
+        self.network = mobilenet_v2_features(weights_folder)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.eval()
@@ -85,12 +81,26 @@ class ImageNetFeatures(nn.Module):
         return features.mean(dim=(2, 3))  # (B, 1280)
 
 
-def _load_mobilenet_v2(folder: Path | str | None) -> nn.Module:
-    weights = {name: tensor.float() for name, tensor in load_network_weights("mobilenet_v2.safetensors", folder).items()}
-    with torch.device("meta"):  # no random initialisation that would consume the global generator
-        network = mobilenet_v2(weights=None).features
-    for name in network.state_dict():
-        if name.endswith("num_batches_tracked"):  # unused in evaluation mode and not stored
-            weights[name] = torch.zeros((), dtype=torch.int64)
-    network.load_state_dict(weights, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+def feature_network_sha256() -> str:
+    """The sha256 of the shipped weights behind `ImageNetFeatures`, from their card."""
+    return read_card(paths.METRIC_NETWORKS)["files"]["mobilenet_v2.safetensors"]
+
+
+@torch.no_grad()
+def features_of(
+    images: np.ndarray | Tensor, network: nn.Module, batch_size: int = BATCH, done: Callable[[int], None] = lambda images: None
+) -> Tensor:
+    """Features (N, D) by `network` of uint8 images (N, 3, H, W); `done` is told after each batch how many images have theirs."""
+    found: list[Tensor] = []
+    for batch in torch.as_tensor(images).split(batch_size):
+        found.append(network(from_uint8(batch)))
+        done(sum(map(len, found)))
+    return torch.cat(found)
+
+
+def scene_features(images: np.ndarray | Tensor, **options: Any) -> Tensor:
+    """Features (N, 1280) of scenes, uint8 (N, 3, H, W) as `SceneSplit.pixels` gives them, by `ImageNetFeatures` at 128 x 128.
+
+    `options`: those of `features_of`.
+    """
+    return features_of(images, ImageNetFeatures(SCENE_RESOLUTION), **options)

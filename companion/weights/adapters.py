@@ -3,16 +3,13 @@
 Weights come from safetensors, never from pickles; what ships with the repository is compared with the sha256 in its card.
 """
 
-import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from smoothlib.lora import LORA_TARGET_MODULES, add_lora, unchanged_layers
-from smoothlib.lora_file import Lora, read_lora
+from smoothlib.lora import fitting_lora, load_smooth_lora, lora_modules
 
 from ..base import paths
 from .cards import check_files
@@ -22,8 +19,6 @@ from .fine_tune import add_difference, check_difference
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["LORA_TARGET_MODULES", "adapter_file", "check_adapter", "list_adapters", "load_adapter", "load_smooth_lora"]
-
 
 def list_adapters() -> list[str]:
     """Names of the Smooth-LoRAs and full fine-tunes in `data/models/adapters`, sorted."""
@@ -31,39 +26,20 @@ def list_adapters() -> list[str]:
 
 
 def load_adapter(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:
-    """Load an adapter of either kind: a Smooth-LoRA (`load_smooth_lora`), or the difference that a full fine-tune left in the UNet.
-
-    Raises FileNotFoundError and ValueError as `load_smooth_lora` does.
-    """
-    file = adapter_file(name_or_folder)
-    if file.name == DIFFERENCE:
-        add_difference(pipe.unet, file)
-    else:
-        load_smooth_lora(pipe, name_or_folder)
-
-
-def load_smooth_lora(pipe: "StableDiffusionPipeline", name_or_folder: str | Path) -> None:
-    """Load a LoRA that changes every attention projection of the UNet (Eq. 6: W0 + BA with BA != 0), whole and at the file's strength.
-
-    See `lora_file` for the formats. Its layers of the text encoder, if any, go there. Afterwards it acts alone, enabled, whatever adapters
-    were loaded or disabled before. After an error the pipeline computes what it did before.
+    """Load an adapter of either kind: a Smooth-LoRA (`smoothlib.lora.load_smooth_lora`), or the difference that a full fine-tune left.
 
     Args:
         name_or_folder: a name from `list_adapters`, a folder with one safetensors file, or such a file.
 
     Raises:
         FileNotFoundError: there is no such adapter.
-        ValueError: a file that differs from its card, is loaded already, is no LoRA for this pipeline (see `lora_file.read_lora`), or
-            leaves a projection or a layer that it names unchanged.
+        ValueError: a file that differs from its card, or what `load_smooth_lora` and `fine_tune.add_difference` refuse.
     """
-    file, modules = adapter_file(name_or_folder), _modules(pipe)
-    content = file.read_bytes()
-    lora = _fitting_lora(file, content, modules)
-    name = Path(name_or_folder).resolve().name.removesuffix(".safetensors")
-    try:
-        add_lora(modules, lora, re.sub(r"\W", "_", name), hashlib.sha256(content).hexdigest())
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    file = adapter_file(name_or_folder)
+    if file.name == DIFFERENCE:
+        add_difference(pipe.unet, file)
+    else:
+        load_smooth_lora(pipe, file, Path(name_or_folder).resolve().name.removesuffix(".safetensors"))
 
 
 def check_adapter(target: "StableDiffusionPipeline | nn.Module | Mapping[str, nn.Module]", name_or_folder: str | Path) -> None:
@@ -74,13 +50,13 @@ def check_adapter(target: "StableDiffusionPipeline | nn.Module | Mapping[str, nn
             modules without storage do (`pipelines.blank_modules`).
 
     Raises:
-        FileNotFoundError, ValueError: as for `load_smooth_lora`; that an adapter is loaded already is no matter here.
+        FileNotFoundError, ValueError: as for `load_adapter`; that an adapter is loaded already is no matter here.
     """
-    file, modules = adapter_file(name_or_folder), _modules(target)
+    file, modules = adapter_file(name_or_folder), lora_modules(target)
     if file.name == DIFFERENCE:
         check_difference(modules["unet"], file)
     else:
-        _fitting_lora(file, file.read_bytes(), modules)
+        fitting_lora(file, file.read_bytes(), modules)
 
 
 def adapter_file(name_or_folder: str | Path) -> Path:
@@ -99,23 +75,3 @@ def adapter_file(name_or_folder: str | Path) -> Path:
         )
     check_files(files[0].parent)
     return files[0]
-
-
-def _modules(target: "StableDiffusionPipeline | nn.Module | Mapping[str, nn.Module]") -> dict[str, nn.Module]:
-    """Component -> module, of those that a LoRA may have layers of."""
-    if isinstance(target, nn.Module):
-        return {"unet": target}
-    if not isinstance(target, Mapping):
-        target = {name: getattr(target, name, None) for name in ("unet", "text_encoder")}
-    return {name: module for name, module in target.items() if module is not None}
-
-
-def _fitting_lora(file: Path, content: bytes, modules: Mapping[str, nn.Module]) -> Lora:
-    """The LoRA in the file, if it is one for these modules that changes all that it must."""
-    try:
-        lora = read_lora(file, content, modules)
-    except ValueError as error:
-        raise ValueError(f"{file} is not a LoRA for this UNet: {error}") from None
-    if unchanged := unchanged_layers(lora, modules):
-        raise ValueError(f"{file} leaves {unchanged}")
-    return lora

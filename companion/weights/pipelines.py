@@ -16,7 +16,7 @@ from smoothlib.diffusion import ddim_scheduler
 
 from ..base import paths
 from ..base.progress import no_library_bars
-from .adapters import LORA_TARGET_MODULES, adapter_file, check_adapter, list_adapters, load_adapter, load_smooth_lora
+from .adapters import adapter_file, check_adapter, list_adapters, load_adapter
 from .cards import CARD, check_files, read_card
 from .fine_tune import FILE as DIFFERENCE
 from .fine_tune import add_difference
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 __all__ = [
-    "DECODER", "LORA_TARGET_MODULES", "adapter_file", "blank_modules", "check_adapter", "default_guidance_scale", "fingerprint",
-    "image_size", "list_adapters", "list_fine_tunes", "load_adapter", "load_pipeline", "load_smooth_lora", "load_vae",
+    "DECODER", "adapter_file", "blank_modules", "check_adapter", "default_guidance_scale", "fingerprint", "image_size", "list_adapters",
+    "list_fine_tunes", "load_adapter", "load_pipeline", "load_vae",
 ]  # fmt: skip
 
 PAPER_GUIDANCE_SCALE = 7.5
@@ -52,7 +52,7 @@ def load_pipeline(
     Args:
         name: a model in `data/models` ("mini", the default), a folder with a diffusers pipeline, or a hub id, optionally `id@commit`. A
             folder may also hold a full fine-tune as the difference to the model that its card names: that model is loaded, then changed.
-        adapter: a Smooth-LoRA for `load_smooth_lora`, or a full fine-tune's difference; None for the model as it is.
+        adapter: a Smooth-LoRA for `load_adapter`, or a full fine-tune's difference; None for the model as it is.
         revision: commit (40 hex digits) of a hub id; known for Stable Diffusion 1.5.
 
     Raises:

@@ -1,7 +1,7 @@
 """Fréchet distance between two sets of images in the feature space of a given network.
 
 It is the formula of FID (Heusel et al. 2017) on other features than InceptionV3's, so its values compare with each other only, at one
-extractor, one resolution and one number of images, and are never called FID. FID itself is in `companion.judges.inception`.
+extractor, one resolution and one number of images, and are never called FID: that is the distance on FID's own InceptionV3.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from companion.judges.features import ImageNetFeatures
-
-from .images import state_name
+from .images import check_network, network_name, state_name
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
@@ -149,10 +147,24 @@ class FrechetDistance(Metric):
     distance of two disjoint sets of real images of the same size.
 
     Args:
-        feature_extractor: module that maps images (B, 3, H, W) to features (B, D); default `ImageNetFeatures()`.
+        feature_extractor: network that maps images (B, 3, H, W) to features (B, D).
         num_features: D; default: the extractor's `num_features`.
         reset_real_features: False keeps the sums of the real images on `reset()`, to compare several models with one reference.
         kwargs: those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: `feature_extractor` is no network, or nothing tells its number of features.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import FrechetDistance
+        >>> mean_colour = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())  # any network of images
+        >>> distance = FrechetDistance(mean_colour, num_features=3)
+        >>> images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> distance.update(images, real=True)
+        >>> distance.update(images + 0.5, real=False)
+        >>> round(float(distance.compute()), 3)  # 3 means, 0.5 apart: 3 * 0.25
+        0.75
     """
 
     is_differentiable = False
@@ -161,22 +173,20 @@ class FrechetDistance(Metric):
 
     def __init__(
         self,
-        feature_extractor: nn.Module | None = None,
+        feature_extractor: nn.Module,
         *,
         num_features: int | None = None,
         reset_real_features: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.feature_extractor = feature_extractor if feature_extractor is not None else ImageNetFeatures()
+        self.feature_extractor = check_network("feature_extractor", feature_extractor)
         d = num_features if num_features is not None else getattr(self.feature_extractor, "num_features", None)
         if not isinstance(d, int) or d < 1:
             raise ValueError(f"num_features is {d!r}, it must be the whole number of features per image of feature_extractor.")
         self.num_features = d
         self.reset_real_features = reset_real_features
-        plain = {name: value for name, value in vars(self.feature_extractor).items() if isinstance(value, (bool, int, str, tuple))}
-        plain = {name: value for name, value in plain.items() if not name.startswith("_") and name != "training"}
-        told = state_name(self, "settings", features=type(self.feature_extractor).__name__, reset_real=reset_real_features, **plain)
+        told = state_name(self, "settings", features=network_name(self.feature_extractor), reset_real=reset_real_features)
         self.add_state(told, torch.zeros(()), dist_reduce_fx="sum")  # stays 0: it is its name that keeps different metrics apart
         for kind in ("real", "fake"):
             self.add_state(f"{kind}_features_sum", torch.zeros(d, dtype=torch.float64), dist_reduce_fx="sum")

@@ -1,8 +1,9 @@
 """What every image metric accepts, checked in one place before any work is done, and how the states of metrics are named."""
 
+import hashlib
 from typing import Any
 
-from torch import Tensor, aminmax, float32, promote_types
+from torch import Tensor, aminmax, float32, nn, promote_types, uint8
 from torchmetrics import Metric
 
 RANGE_TOLERANCE = 1e-3  # of the unit range; a decoder's rounding passes, a picture in the wrong range does not
@@ -58,3 +59,20 @@ def state_name(metric: Metric, what: str, **settings: Any) -> str:
     """
     told = ", ".join(f"{name}={value!r}" for name, value in sorted(settings.items()))
     return f"{what} of {type(metric).__name__}({told})"
+
+
+def check_network(name: str, network: nn.Module) -> nn.Module:
+    """Return `network`; ValueError unless it is a module, and no metric: a metric's call adds to its state."""
+    if not isinstance(network, nn.Module) or isinstance(network, Metric):
+        raise ValueError(f"{name} is a {type(network).__name__}, it must be a network (torch.nn.Module).")
+    return network
+
+
+def network_name(network: nn.Module) -> str:
+    """Class, plain attributes and a hash of the weights of a network: by this `state_name` tells metrics on different networks apart."""
+    plain = {name: value for name, value in vars(network).items() if isinstance(value, (bool, int, str, tuple))}
+    told = [f"{name}={value!r}" for name, value in sorted(plain.items()) if not name.startswith("_") and name != "training"]
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().tobytes())
+    return f"{type(network).__name__}({', '.join([*told, f'weights {digest.hexdigest()[:8]}'])})"

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from .images import check_images, check_value_range, state_name
+from .images import check_images, check_network, check_value_range, network_name, state_name
 from .reconstruction import LearnedPerceptualImagePatchSimilarity
 
 Quantity = Literal["istd", "mean_step", "cv"]
@@ -129,7 +129,7 @@ def step_statistics(distances: Any, *, ddof: int = 0) -> dict[Quantity, Tensor]:
 
 
 class InterpolationStandardDeviation(Metric):
-    """ISTD (Sec. 4.1, A.3) with mean step and coefficient of variation, on pixels and, with `lpips=True`, on LPIPS distances.
+    """ISTD (Sec. 4.1, A.3) with mean step and coefficient of variation, on pixels and, with a network for it, on LPIPS distances.
 
     `update(walks)` takes (B, F, 3, H, W), one walk per prompt; F must stay the same. `compute()` is a dict of means over all walks, float64
     scalars: `istd`, `mean_step`, `cv`, and the same with the prefix `lpips_`. The step distances of every walk are the state, so that
@@ -139,7 +139,7 @@ class InterpolationStandardDeviation(Metric):
     Args:
         value_range: lowest and highest value that an image may have.
         convention: norm, pixel scale and divisor; the default is the recorded one. `conventions` tells it in words.
-        lpips: measure LPIPS too; images must then be at least 31 x 31.
+        lpips: the network to measure LPIPS with too (see `LearnedPerceptualImagePatchSimilarity`); images must then be at least 31 x 31.
         kwargs: those of `torchmetrics.Metric`.
 
     Example:
@@ -160,16 +160,18 @@ class InterpolationStandardDeviation(Metric):
         value_range: tuple[float, float] = (-1.0, 1.0),
         *,
         convention: Convention | None = None,
-        lpips: bool = False,
+        lpips: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.value_range = check_value_range(value_range)
         self.convention = convention or Convention()
-        self.lpips = LearnedPerceptualImagePatchSimilarity(self.value_range) if lpips else None
-        self.conventions = {name: words for name, words in self.convention.describe().items() if lpips or not name.startswith("lpips_")}
+        self.lpips = None if lpips is None else LearnedPerceptualImagePatchSimilarity(check_network("lpips", lpips), self.value_range)
+        words = self.convention.describe()
+        self.conventions = words if self.lpips else {name: told for name, told in words.items() if not name.startswith("lpips_")}
         settings = dict(value_range=self.value_range, convention=self.convention)
-        self._state = {kind: state_name(self, kind, **settings) for kind in self._kinds()}
+        network = {"lpips_distances": {"network": network_name(lpips)}} if self.lpips else {}
+        self._state = {kind: state_name(self, kind, **settings, **network.get(kind, {})) for kind in self._kinds()}
         for name in self._state.values():
             self.add_state(name, [], dist_reduce_fx="cat")
 

@@ -7,20 +7,15 @@ tests) and leaves the state alone. Images are (B, 3, H, W) RGB in `value_range`,
 """
 
 import math
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import lpips
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from companion.judges.networks import load_network_weights
-
-from .images import check_pair, check_value_range, state_name
+from .images import check_network, check_pair, check_value_range, network_name, state_name
 
 # metric -> its convention in words: recorded beside every number, and part of what a stored result is found again by
 CONVENTIONS = {
@@ -181,27 +176,38 @@ class StructuralSimilarity(ImageMean):
 
 
 class LearnedPerceptualImagePatchSimilarity(ImageMean):
-    """LPIPS v0.1 with AlexNet (Zhang et al. 2018) per image; 0 for equal images.
+    """LPIPS (Zhang et al. 2018) per image by a given network; 0 for equal images.
 
-    The module of the `lpips` package, with the weights that ship with the repository: torchvision's ImageNet AlexNet convolutions and
-    LPIPS's linear heads as published, float32, unrounded (`card.json` beside them tells the source), so that nothing is downloaded. Runs in
-    float32; the network stays in evaluation mode and its weights get no gradient, images do.
-
-    Images must be at least 31 x 31 (below that AlexNet's second pooling is empty). `value_range` other than [-1, 1] is mapped onto it.
+    Runs in float32; the network stays in evaluation mode and its weights get no gradient, images do. `value_range` other than [-1, 1] is
+    mapped onto it. Images must be at least 31 x 31 (below that AlexNet's second pooling is empty).
 
     Args:
+        network: maps two batches of images (B, 3, H, W) in [-1, 1] to their distances, (B,) or (B, 1, 1, 1), as `lpips.LPIPS(net="alex")`
+            of the `lpips` package does.
         value_range: as in `ImageMean`.
-        weights_folder: folder with `lpips_alex.safetensors` and `card.json`; default: the shipped one. Raises FileNotFoundError or
-            ValueError as `load_network_weights` does.
+
+    Raises:
+        ValueError: `network` is no network.
+
+    Example:
+        >>> import torch
+        >>> from smoothlib import LearnedPerceptualImagePatchSimilarity
+        >>> class MeanColour(torch.nn.Module):  # stands for lpips.LPIPS(net="alex"), whose weights the package downloads
+        ...     def forward(self, a, b):
+        ...         return (a.mean((2, 3)) - b.mean((2, 3))).square().sum(1)
+        >>> metric = LearnedPerceptualImagePatchSimilarity(MeanColour())
+        >>> metric.update(torch.zeros(2, 3, 32, 32), torch.full((2, 3, 32, 32), 0.5))
+        >>> float(metric.compute())
+        0.75
     """
 
     is_differentiable = True
     higher_is_better = False
     min_size = 31
 
-    def __init__(self, value_range: tuple[float, float] = (-1.0, 1.0), *, weights_folder: Path | str | None = None, **kwargs: Any) -> None:
-        super().__init__(value_range, settings={"weights_folder": str(weights_folder)}, **kwargs)
-        self.network = _load_lpips_alex(weights_folder)
+    def __init__(self, network: nn.Module, value_range: tuple[float, float] = (-1.0, 1.0), **kwargs: Any) -> None:
+        super().__init__(value_range, settings={"network": network_name(check_network("network", network))}, **kwargs)
+        self.network = network.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "LearnedPerceptualImagePatchSimilarity":
         """Keep the network in evaluation mode: its heads have dropout, a metric has not."""
@@ -214,14 +220,3 @@ class LearnedPerceptualImagePatchSimilarity(ImageMean):
         if self.value_range != (-1.0, 1.0):
             preds, target = ((x - low) * (2 / self.data_range) - 1 for x in (preds, target))
         return self.network(preds.float(), target.float()).reshape(-1)  # (B, 1, 1, 1) -> (B,)
-
-
-def _load_lpips_alex(folder: Path | str | None) -> torch.nn.Module:
-    weights = load_network_weights("lpips_alex.safetensors", folder)
-    # The package registers each head twice, as `lin0` and as `lins.0`; the file holds it once.
-    weights |= {f"lins.{name[3:]}": tensor for name, tensor in weights.items() if name.startswith("lin")}
-    with warnings.catch_warnings(), torch.device("meta"):  # meta: no random initialisation that would consume the global generator
-        warnings.simplefilter("ignore", UserWarning)  # lpips passes torchvision's deprecated `pretrained`
-        network = lpips.LPIPS(net="alex", version="0.1", pretrained=False, pnet_rand=True, verbose=False)
-    network.load_state_dict(weights, strict=True, assign=True)
-    return network.eval().requires_grad_(False)

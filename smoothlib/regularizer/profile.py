@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..diffusion import predict_x0
+from ..denoiser import call_network, network_of
+from ..predictions import predict_x0
 from .variation import unit_directions
 
 if TYPE_CHECKING:
@@ -30,17 +31,17 @@ def variation_profile(
     alphas = pipe.scheduler.alphas_cumprod
     if wrong := [t for t in timesteps if not 0 <= t < len(alphas)]:
         raise ValueError(f"timesteps must lie in [0, {len(alphas) - 1}], got {wrong[0]}")
-    device, prediction_type = pipe.unet.device, pipe.scheduler.config.prediction_type
-    z0, prompt_embeds = z0.to(device), prompt_embeds.to(device)
+    network, prediction_type = network_of(pipe), pipe.scheduler.config.prediction_type
+    z0, prompt_embeds = z0.to(network.device), prompt_embeds.to(network.device)
     rows = []
     for t in timesteps:
         generator = torch.Generator().manual_seed(seed * len(alphas) + t)
         eps, noise = (torch.randn(z0.shape, generator=generator).to(z0) for _ in range(2))
-        step, alpha_bar = torch.full((len(z0),), t, device=device), alphas[t].to(z0).expand(len(z0))
+        step, alpha_bar = torch.full((len(z0),), t, device=network.device), alphas[t].to(z0).expand(len(z0))
         with torch.enable_grad():
             eps.requires_grad_()
             x_t = pipe.scheduler.add_noise(z0, eps, step)
-            output = pipe.unet(x_t, step, encoder_hidden_states=prompt_embeds).sample
+            output = call_network(network, x_t, step, prompt_embeds)
             x0_hat = predict_x0(output, x_t, alpha_bar, prediction_type)
             (product,) = torch.autograd.grad((x0_hat * unit_directions(noise)).sum(), eps)  # J^T D, (B, 4, h, w)
         rows.append((1 - alphas[t]).sqrt().item() * product.flatten(1).norm(dim=1))

@@ -21,6 +21,7 @@ from smoothlib.metrics.istd import InterpolationStandardDeviation
 from smoothlib.pixels import to_uint8
 from smoothlib.sampling import encode_prompts
 
+from ...judges.networks import lpips_network
 from ...runs import runs
 from ..rows import Row, adapter_titles
 from ..smoothness import walks
@@ -113,7 +114,7 @@ class PairWalk:
     ) -> None:
         self.pipe, self.method = pipe, method
         self.guidance_scale, self.num_inner_steps, self.batch_size = guidance_scale, num_inner_steps, batch_size
-        self.distances = InterpolationStandardDeviation(lpips=True).distances
+        self.distances = InterpolationStandardDeviation(lpips=lpips_network()).distances
         self.psnr = PeakSignalNoiseRatio()
 
     def __call__(self, pairs: list[ImagePair]) -> list[Mapping[str, float | np.ndarray]]:

@@ -21,6 +21,7 @@ from smoothlib.pixels import to_uint8
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample
 
 from ...data.items import Item
+from ...judges.networks import lpips_network
 from ...runs import runs
 from ..rows import Row, adapter_titles
 
@@ -117,7 +118,7 @@ class ReconstructionScores:
     def __init__(self) -> None:
         self.metrics = {
             "mse": MeanSquaredError(),
-            "lpips": LearnedPerceptualImagePatchSimilarity(),
+            "lpips": LearnedPerceptualImagePatchSimilarity(lpips_network()),
             "ssim": StructuralSimilarity(),
             "psnr": PeakSignalNoiseRatio(),
         }

@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import smoothlib
 from smoothlib.metrics.frechet import frechet_distance_from_features, frechet_image_values
 from smoothlib.metrics.kernel_distance import kernel_distance_from_features, kernel_distance_image_values
-from smoothlib.metrics.text_alignment import CaptionAlignment
-from smoothlib.pixels import from_uint8
 
-from ...judges.alignment import CLIPScore, SceneAlignment
-from ...judges.features import BATCH, ImageNetFeatures, features_of
+from ...judges.features import features_of
+from ...judges.judge import Judge
 from ...runs import runs
 from ...weights import pipelines as models
 from . import walks
@@ -35,76 +32,6 @@ COLUMNS = {
     "mean_step": {"label": "Mean step", "direction": "none"},
     "lpips_cv": {"label": "LPIPS CV", "direction": "down"},
 }
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What judges generated images, under their names: features for a Frechet distance, an encoder pair for text alignment."""
-
-    features: nn.Module
-    alignment: CaptionAlignment
-    frechet_name: str
-    alignment_name: str
-    trust: Mapping[str, float]  # how good the judges themselves are
-    conventions: Mapping[str, str]
-
-    @property
-    def columns(self) -> dict[str, dict[str, str]]:
-        """The table's columns that are not the paper's."""
-        own = {
-            "frechet_distance": {"label": "FD (MobileNetV2)", "direction": "down"},
-            "kernel_distance": {"label": "KD (MobileNetV2)", "direction": "down"},
-            "kid": {"label": "KID", "direction": "down"},
-            "scene_alignment": {"label": "Scene alignment", "direction": "up"},
-        }
-        return COLUMNS | {
-            name: column for name, column in own.items() if name in (self.frechet_name, self.kernel_name, self.alignment_name)
-        }
-
-    @property
-    def kernel_name(self) -> str:
-        """The kernel distance's name: KID on the features that FID is defined by."""
-        return "kid" if self.frechet_name == "fid" else "kernel_distance"
-
-    @torch.no_grad()
-    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
-        """Text alignment of each uint8 image (N, 3, H, W) with its caption, (N,)."""
-        parts = torch.from_numpy(images).split(batch_size)
-        starts = range(0, len(images), batch_size)
-        values = [self.alignment.per_image(from_uint8(p), captions[s : s + len(p)]) for p, s in zip(parts, starts, strict=True)]
-        return torch.cat(values).double().numpy()
-
-
-def packaged_judge() -> Judge:
-    """The judges that ship with the repository, for the embedded model."""
-    resolution = 128
-    alignment = SceneAlignment()
-    held_out = alignment.held_out["test"]
-    trust = {f"alignment_{name}": held_out[name] for name in ("accuracy", "num_captions", "matched_mean", "mismatched_mean")}
-    return Judge(
-        ImageNetFeatures(resolution),
-        alignment,
-        "frechet_distance",
-        "scene_alignment",
-        trust,
-        {
-            "frechet_distance": f"pooled MobileNetV2 features at {resolution} x {resolution}, against real test images; not FID",
-            "kernel_distance": "cubic polynomial kernel on the same features, unbiased, real image and generated one in pairs; not KID",
-            "scene_alignment": "100 cos of the scene dual encoder's embeddings, mean over a walk's frames; not CLIP Score",
-        },
-    )
-
-
-def official_judge(clip: str = "openai/clip-vit-base-patch32") -> Judge:
-    """FID's InceptionV3 and a CLIP model by hub id, both downloaded."""
-    from ...judges.inception import InceptionFeatures
-
-    conventions = {
-        "fid": "InceptionV3 (torch-fidelity), 2048-d",
-        "kid": "the same, one subset of all images, in pairs",
-        "clip_score": f"100 cos, {clip}, mean over a walk's frames",
-    }
-    return Judge(InceptionFeatures(), CLIPScore(clip), "fid", "clip_score", {}, conventions)
 
 
 def seeds_of(name: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from ... import book as figures
 from ...base import config
 from ...data import load as datasets
 from ...evidence import records as results
+from ...judges import judge as judges
 from ...judges.features import features_of
 from ..base import BaseStudy
 from ..rows import Row
@@ -67,7 +68,7 @@ class Study(BaseStudy):
         super().__init__(cfg)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)
-            self.judge = smoothness.packaged_judge() if cfg.judge == "packaged" else smoothness.official_judge()
+            self.judge = judges.packaged_judge() if cfg.judge == "packaged" else judges.official_judge()
             self.split = datasets.load_split(cfg.dataset, cfg.split, size=cfg.model)
             self.walk_prompts = walks.walk_prompts_from(self.split, cfg.num_prompts, seed=cfg.seed)
             self.prompts = generation.prompts_from(self.split, cfg.num_images, seed=cfg.seed)
@@ -150,7 +151,7 @@ class Study(BaseStudy):
             seconds=sum(one.seconds for one in measurements),
             conventions=walks.CONVENTIONS | dict(self.judge.conventions),
             pairs=pairs,
-            columns=self.judge.columns,
+            columns=smoothness.COLUMNS | self.judge.columns,
             totals=smoothness.set_values(measured, self.judge),
             facts=facts,
         )

@@ -16,6 +16,7 @@ from smoothlib.pixels import to_uint8
 from smoothlib.sampling import encode_prompts
 
 from ...data.items import Split, drawn, noise_seed
+from ...judges.networks import lpips_network
 from ...runs import runs
 from .generation import initial_noise
 
@@ -84,7 +85,7 @@ class LatentWalk:
     ) -> None:
         self.pipe, self.keep_frames = pipe, keep_frames
         self.arguments = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, frames=frames, batch_size=batch_size)
-        self.metric = InterpolationStandardDeviation(lpips=lpips)
+        self.metric = InterpolationStandardDeviation(lpips=lpips_network() if lpips else None)
 
     def __call__(self, prompts: list[WalkPrompt]) -> list[dict[str, np.ndarray | float]]:
         """Walk for a batch of prompts."""

@@ -7,10 +7,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity
 from smoothlib.pixels import from_uint8
 
 from ...data.load import load_scenes
+from ...judges.networks import lpips_network
 from ...weights.pipelines import DECODER, load_vae
 from ...world import mini
 from .base import Draws, Objective
@@ -65,14 +65,14 @@ class AutoencoderObjective(Objective):
             earlier = load_vae(start_from)
             self.vae.load_state_dict(earlier.state_dict())
             self.vae.register_to_config(scaling_factor=earlier.config.scaling_factor)
-        scenes = load_scenes(split).images  # (N, 64, 64, 3) uint8
-        self.images = torch.from_numpy(scenes).permute(0, 3, 1, 2).contiguous()  # (N, 3, 64, 64) uint8
+        scenes = load_scenes(split)
+        self.images = scenes.pixels.contiguous()  # (N, 3, 64, 64) uint8
         if train == "decoder":
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
-            self.means, self.stds = encode_training_images(load_vae(start_from), scenes)  # (2N, 4, 16, 16): images, then mirrored
+            self.means, self.stds = encode_training_images(load_vae(start_from), scenes.images)  # (2N, 4, 16, 16): images, then mirrored
         # held in a list: a frozen judge, not a part of what is trained or saved
-        self._judge = [LearnedPerceptualImagePatchSimilarity().network.eval().requires_grad_(False)]
+        self._judge = [lpips_network()]
         self.discriminator = PatchDiscriminator() if adversarial_weight else None
 
     def __len__(self) -> int:

@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smoothlib.metrics.text_alignment import retrieval
-from smoothlib.pixels import from_uint8
 
 from ...base import paths
 from ...base.files import atomic_write
 from ...base.progress import progress_bar
 from ...data.load import SceneSplit, load_scenes
-from ...judges.dual_encoder import RESOLUTION, WEIGHTS, DualEncoder, required_inputs, tokenise
-from ...judges.features import ImageNetFeatures
+from ...judges.dual_encoder import WEIGHTS, DualEncoder, required_inputs, tokenise
+from ...judges.features import SCENE_RESOLUTION, feature_network_sha256, scene_features
 from ...weights.cards import write_card
 from ...world import mini
 from ...world.captions import OPTIONAL, partial_caption, scene_codes, true_of
@@ -42,25 +41,20 @@ def info_nce(image_embeddings: Tensor, caption_embeddings: Tensor, scale: Tensor
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-@torch.no_grad()
-def scene_features(scenes: SceneSplit, *, mirrored: bool = False, limit: int | None = None) -> Tensor:
-    """ImageNet features of a split's images, and with `mirrored` then of their mirror images, (N or 2N, 1280) in half precision.
+def kept_features(scenes: SceneSplit, *, mirrored: bool = False, limit: int | None = None) -> Tensor:
+    """`scene_features` of a split's images, and with `mirrored` then of their mirror images, (N or 2N, 1280) in half precision.
 
     About 100 images/s on one core; kept in runs/image_features under a hash of the images and the feature network.
     """
-    inputs = required_inputs()
-    digest = hashlib.sha256(json.dumps([inputs["feature_network_sha256"], RESOLUTION, mirrored]).encode())
+    digest = hashlib.sha256(json.dumps([feature_network_sha256(), SCENE_RESOLUTION, mirrored]).encode())
     digest.update(scenes.images[:limit].tobytes())
     file = paths.RUNS / "image_features" / f"{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
-        images = torch.from_numpy(scenes.images[:limit]).permute(0, 3, 1, 2)  # (N, 3, 64, 64) uint8
-        network, features = ImageNetFeatures(RESOLUTION), []
-        batches = [batch.flip(-1) if flip else batch for flip in ((False, True) if mirrored else (False,)) for batch in images.split(100)]
-        with progress_bar("image features", total=len(batches)) as advance_to:
-            for batch in batches:
-                features.append(network(from_uint8(batch)).half())
-                advance_to(len(features))
-        atomic_write(file, safetensors.torch.save({"features": torch.cat(features)}))
+        images = scenes.pixels[:limit]
+        images = torch.cat([images, images.flip(-1)]) if mirrored else images
+        with progress_bar("image features", total=len(images)) as advance_to:
+            features = scene_features(images, done=advance_to).half()
+        atomic_write(file, safetensors.torch.save({"features": features}))
     return safetensors.torch.load_file(file)["features"]
 
 
@@ -99,7 +93,7 @@ class ContrastiveObjective(Objective):
         scenes = load_scenes(split)
         self.records = scenes.records[:limit]
         self.codes = scene_codes(self.records)
-        self.features = scene_features(scenes, mirrored=True, limit=limit)
+        self.features = kept_features(scenes, mirrored=True, limit=limit)
         self.tokenizer = mini.build_tokenizer()
         self.encoder = DualEncoder(len(self.tokenizer))
         self.encoder.fit_statistics(self.features.float())
@@ -140,7 +134,7 @@ class ContrastiveObjective(Objective):
         scenes = load_scenes(split)
         captions = scenes.captions[: self.limit]
         device = self.encoder.log_scale.device
-        features = scene_features(scenes, limit=self.limit).float().to(device)
+        features = kept_features(scenes, limit=self.limit).float().to(device)
         images = self.encoder.embed_features(self.encoder.standardise(features))
         texts = self.encoder.embed_tokens(tokenise(self.tokenizer, captions).to(device))
         found = {name: value for name, value in asdict(retrieval(images, texts, captions)).items() if name != "correct"}

@@ -14,12 +14,13 @@ from diffusers import AutoencoderKL
 from peft import LoraConfig
 from torch import Tensor
 
-from smoothlib.diffusion import predict_x0
+from smoothlib.lora import LORA_TARGET_MODULES
+from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.variation import StepwiseVariation, Variation
 
 from ...weights.cards import write_card
 from ...weights.fine_tune import FRACTION_BITS, save_difference
-from ...weights.pipelines import LORA_TARGET_MODULES, fingerprint, image_size, load_pipeline, load_vae
+from ...weights.pipelines import fingerprint, image_size, load_pipeline, load_vae
 from ...world import mini
 from .base import Draws, Objective, known_options
 from .latents import FolderLatents, SceneLatents

@@ -179,14 +179,19 @@ def sample(pipe: "StableDiffusionPipeline", latents: Tensor, prompt_embeds: Embe
     return z
 
 
+def share_of_steps(share: float, num_inference_steps: int) -> int:
+    """How many whole steps are a share of T: rounded down, after the noise of floating point is removed (.7 of 50 is 35, not 34.99...)."""
+    return math.floor(num_inference_steps * share + 1e-9)
+
+
 def prompt_switch(source_embeds: Tensor, target_embeds: Tensor, *, ratio: float, num_inference_steps: int) -> Callable[[int], Tensor]:
     """Prompt switch (Eq. 15): the source prompt while t > T r, the target prompt once t <= T r, counting t = T, ..., 1.
 
-    `ratio` is r in [0, 1]; T r steps use the target, rounded down after floating-point noise is removed (.7 of 50 is 35, not 34.99...).
+    `ratio` is r in [0, 1]; T r steps use the target, counted by `share_of_steps`.
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must be from 0 to 1, not {ratio}")
-    source_steps = num_inference_steps - math.floor(num_inference_steps * ratio + 1e-9)
+    source_steps = num_inference_steps - share_of_steps(ratio, num_inference_steps)
     return lambda i: source_embeds if i < source_steps else target_embeds
 
 

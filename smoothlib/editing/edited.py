@@ -3,10 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from ..sampling import decode_latents
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,8 @@ def counted(unet: torch.nn.Module) -> Iterator[EvaluationCounter]:
         yield counter
     finally:
         hook.remove()
+
+
+def finish(pipe: "StableDiffusionPipeline", latents: Tensor, counter: EvaluationCounter) -> Edited:
+    """The edited z0 (B, 4, h, w) as an `Edited`: decoded, with what the counter counted."""
+    return Edited(decode_latents(pipe, latents), latents, counter.per_image(len(latents)))

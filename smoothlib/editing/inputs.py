@@ -1,19 +1,21 @@
 """What every editing method asks of its input. Each check raises one sentence before the denoising network is evaluated."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import sampling
+from ..diffusion import check_number, ddim_scheduler
 from ..sampling import encode_images, encode_prompts
-from .inverted import Inverted
+from .inverted import Inversion, Inverted
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+CONVENTIONS = ("steps_offset", "set_alpha_to_one", "clip_sample", "thresholding")  # of DDIM, on which inversion and sampling must agree
 SAME_LATENTS = 1e-2  # latents have a spread near 1; one image encoded alone or in a batch differs by about 1e-5, two images by about 1
 
 
@@ -39,8 +41,39 @@ def check_prompts(pipe: "StableDiffusionPipeline", name: str, prompts: Sequence[
             raise ValueError(f"{name} has {len(tokens)} tokens in prompt {i}, but at most {most} are read, start and end included")
 
 
+def check_scheduler(pipe: "StableDiffusionPipeline") -> None:
+    """ValueError unless the pipeline samples with DDIM and the conventions of `ddim_scheduler`, whose steps inversion reverses."""
+    from diffusers import DDIMScheduler
+
+    needed, there = ddim_scheduler(pipe).config, pipe.scheduler.config
+    remedy = "pipe.scheduler = DDIMScheduler.from_config(smoothlib.diffusion.ddim_scheduler(pipe).config)"
+    if not isinstance(pipe.scheduler, DDIMScheduler):
+        raise ValueError(f"scheduler is {type(pipe.scheduler).__name__}, but must be DDIM's for an edit: {remedy}")
+    for name in CONVENTIONS:
+        if there[name] != needed[name]:
+            raise ValueError(f"scheduler has {name} {there[name]}, but must have {needed[name]} for an edit: {remedy}")
+
+
+def check_steps_and_guidance(settings: Any) -> None:
+    """What all settings have: `num_inference_steps`, a whole number of at least 1, and a finite `guidance_scale`."""
+    steps = settings.num_inference_steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"num_inference_steps is {steps!r}, but must be a whole number of at least 1")
+    check_number("guidance_scale", settings.guidance_scale)
+
+
+def check_kind(method: str, inversion: Inversion | Inverted, takes: Sequence[str]) -> None:
+    """ValueError unless the method can start from an inversion of this kind."""
+    if not isinstance(inversion, Inversion | Inverted):
+        raise ValueError(f"inversion is of the type {type(inversion).__name__}, but must be an Inversion or an Inverted")
+    kind = inversion.kind if isinstance(inversion, Inversion) else inversion.inversion.kind
+    if kind not in takes:
+        raise ValueError(f"inversion is of the kind {kind!r}, but must be {' or '.join(map(repr, takes))} for {method}")
+
+
 def check_edit(pipe: "StableDiffusionPipeline", images: Tensor, source_prompts: Sequence[str], target_prompts: Sequence[str]) -> None:
-    """The checks of images and of both lists of prompts. Equal prompts are allowed: the edit is then the reconstruction."""
+    """The checks of images, of both lists of prompts, and of the scheduler. Equal prompts are allowed: they give the reconstruction."""
+    check_scheduler(pipe)
     check_images(pipe, images)
     check_prompts(pipe, "source_prompts", source_prompts, len(images))
     check_prompts(pipe, "target_prompts", target_prompts, len(images))
@@ -69,11 +102,11 @@ def check_inverted(
         raise ValueError(f"inverted was made for guidance_scale {inverted.guidance_scale:g}, {wanted}, which has {guidance_scale:g}")
     z0, embeds = encode_images(pipe, images), encode_prompts(pipe, list(source_prompts))
     for name, new, old in (("image", z0, inverted.pivots[0]), ("source prompt", embeds, inverted.prompt_embeds)):
-        same = new.shape == old.shape and ((new - old.to(new)).abs().flatten(1).amax(1) <= SAME_LATENTS)
-        if same is False:
+        if new.shape != old.shape:
             raise ValueError(f"inverted was made for another size of {name}, {wanted}")
-        if not same.all():
-            raise ValueError(f"inverted was made for another {name} at index {int((~same).nonzero()[0])}, {wanted}")
+        distance = (new - old.to(new)).abs().flatten(1).amax(1)
+        if (distance > SAME_LATENTS).any():
+            raise ValueError(f"inverted was made for another {name} at index {int(distance.argmax())}, {wanted}")
 
 
 def check_generator(generator: Generators, batch_size: int) -> None:

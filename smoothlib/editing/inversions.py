@@ -8,7 +8,7 @@
   the iteration converges, sampling at the same guidance takes the same way back.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ..diffusion import check_number, ddim_inverse_scheduler, ddim_scheduler, noise_schedule, predict_eps, set_timesteps
 from ..inversion import check_null_text, ddim_invert, null_text_inversion
-from ..sampling import check_latents, encode_images, encode_prompts, predict_noise
+from ..sampling import check_latents, encode_images, encode_prompts, predict_noise, sample_steps
 from .edited import counted
-from .inputs import check_images, check_inverted, check_prompts
+from .inputs import check_edit, check_inverted, check_kind
 from .inverted import SHARED_KINDS, Inversion, Inverted
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["Inversion", "Inverted", "invert", "inverted_for"]
+__all__ = ["Inversion", "Inverted", "invert", "inverted_for", "source_branch"]
 
 Progress = Callable[[Iterable[int]], Iterable[int]]  # e.g. tqdm: wraps the list of step indices
 
@@ -63,8 +63,7 @@ def invert(
         >>> inverted.pivots.shape, inverted.offsets.shape, inverted.evaluations
         (torch.Size([3, 1, 4, 16, 16]), torch.Size([2, 1, 4, 16, 16]), 6.0)
     """
-    check_images(pipe, images)
-    check_prompts(pipe, "source_prompts", source_prompts, len(images))
+    check_edit(pipe, images, source_prompts, source_prompts)
     check_inversion(pipe, inversion, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
     z0, prompt_embeds = encode_images(pipe, images), encode_prompts(pipe, source_prompts)
     null_embeds = offsets = None
@@ -100,8 +99,7 @@ def inverted_for(
     """
     settings = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
     if isinstance(inversion, Inverted):
-        check_images(pipe, images)
-        check_prompts(pipe, "source_prompts", source_prompts, len(images))
+        check_edit(pipe, images, source_prompts, source_prompts)
         check_inverted(pipe, inversion, images, source_prompts, **settings)
         return inversion
     return invert(pipe, images, source_prompts, inversion, **settings, progress=progress)
@@ -109,10 +107,7 @@ def inverted_for(
 
 def check_inversion(pipe: "StableDiffusionPipeline", inversion: Inversion, *, guidance_scale: float, num_inference_steps: int) -> None:
     """ValueError unless `invert` can make this inversion with these settings."""
-    if not isinstance(inversion, Inversion):
-        raise ValueError(f"inversion is {type(inversion).__name__}, but must be an Inversion")
-    if inversion.kind not in SHARED_KINDS:
-        raise ValueError(f"inversion is of the kind {inversion.kind!r}, but must be one of {', '.join(SHARED_KINDS)} here")
+    check_kind("invert", inversion, SHARED_KINDS)
     check_number("guidance_scale", guidance_scale)
     set_timesteps(ddim_scheduler(pipe), num_inference_steps)
     if inversion.kind == "null_text":
@@ -163,3 +158,21 @@ def source_offsets(
         eps = predict_noise(pipe.unet, z, timesteps[i], prompt_embeds, null, guidance_scale)
         offsets.append(pivots[-2 - i] - scheduler.step(eps, timesteps[i], z, return_dict=False)[0])
     return torch.stack(offsets)
+
+
+@torch.no_grad()
+def source_branch(pipe: "StableDiffusionPipeline", inverted: Inverted) -> Iterator[Tensor]:
+    """The way back down under the source prompts: yields z_{T-1}, ..., z_0, each (B, 4, h, w). The last is the reconstruction.
+
+    Null embeddings and offsets are applied where the inversion has them: null-text inversion returns to where its optimisation ended,
+    direct inversion passes through the pivots.
+    """
+    settings = dict(guidance_scale=inverted.guidance_scale, num_inference_steps=inverted.num_inference_steps, inverted=True)
+    if inverted.offsets is None:
+        yield from sample_steps(pipe, inverted.pivots[-1], inverted.prompt_embeds, null_embeds=inverted.null_embeds, **settings)
+        return
+    z = inverted.pivots[-1]
+    for i, offset in enumerate(inverted.offsets):
+        steps = sample_steps(pipe, z, inverted.prompt_embeds, null_embeds=inverted.null_embeds, first_step=i, **settings)
+        z = (step := next(steps)) + offset.to(step)
+        yield z

@@ -66,7 +66,7 @@ PLANS = {
         Plan(
             "pix2pix_zero",
             "Pix2Pix-Zero",
-            {"lr": 0.1},
+            {"cross_attention_guidance": 0.1},
             (2.0, 1.0, 0.5),
             (1.0,),
             guidance=5.0,

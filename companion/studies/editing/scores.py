@@ -47,9 +47,37 @@ class EditScores:
     @torch.no_grad()
     def __call__(self, images: Tensor, pairs: Sequence[EditPair]) -> list[dict[str, float]]:
         """By metric the value of each picture (B, 3, H, W) in [-1, 1]; a metric that is not defined for a pair is left out."""
-        values: dict[str, Tensor] = {}
-        images = images.to(self.device).float()
-        values |= self._distances(images, pairs)
-        values |= self._success(images, pairs)
+        images, source = images.to(self.device).float(), self._stack([pair.source for pair in pairs])
+        values = self._distances(images, source, pairs) | self._success(images, source, pairs)
         columns = {name: value.tolist() for name, value in values.items() if name in METRICS}
         return [{name: column[i] for name, column in columns.items() if column[i] == column[i]} for i in range(len(pairs))]
+
+    def _stack(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(tensors)).to(self.device)
+
+    def _distances(self, images: Tensor, source: Tensor, pairs: Sequence[EditPair]) -> dict[str, Tensor]:
+        """To the truth, where it is known, and to the source outside the mask, where there is one."""
+        values, local = {}, torch.tensor([pair.has_outside for pair in pairs], device=self.device)
+        if any(pair.mask is None for pair in pairs):
+            mask = None
+        else:
+            mask = self._stack([pair.mask for pair in pairs])
+            values |= edits.preservation(images, source, mask, cell=self.cell, lpips_map=self.lpips_map, has_outside=local)
+        if any(pair.truth is None for pair in pairs):
+            return values
+        truth = self._stack([pair.truth for pair in pairs])
+        found = edits.to_truth(images, truth, mask, lpips=self.lpips, lpips_map=self.lpips_map)
+        inside = {name: value.masked_fill(~local, torch.nan) for name, value in found.items() if name.endswith("_inside")}
+        return values | found | inside
+
+    def _success(self, images: Tensor, source: Tensor, pairs: Sequence[EditPair]) -> dict[str, Tensor]:
+        """What the scene encoder says: alignment with the target's caption, nearer to it than to the source's, and the direction."""
+        captions = [pair.source_prompt for pair in pairs], [pair.target_prompt for pair in pairs]
+        before, after = (self.encoder.embed_captions(texts) for texts in captions)
+        shown, was = self.encoder.embed_images(images.clamp(-1, 1)), self.encoder.embed_images(source)
+        to_source, to_target = ((shown * caption).sum(-1) for caption in (before, after))
+        return {
+            "alignment": 100 * to_target,
+            "followed": (to_target > to_source).float(),
+            "directional_alignment": edits.embedding_alignment(shown - was, after - before),
+        }

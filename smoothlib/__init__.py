@@ -14,18 +14,20 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 
 _NAMES = {  # module -> what it gives here
     "diffusion": ("slerp",),
-    "interpolation.walk": ("latent_walk", "real_image_interpolation", "vae_interpolation"),
+    "interpolation.real_images": ("real_image_interpolation", "vae_interpolation"),
+    "interpolation.walk": ("latent_walk",),
     "inversion": ("ddim_invert", "null_text_inversion"),
-    "lora": ("add_lora",),
+    "lora": ("add_lora", "load_smooth_lora"),
     "lora_file": ("read_lora",),
-    "metrics.frechet": ("frechet_distance_from_features",),
+    "metrics.frechet": ("FrechetDistance", "frechet_distance_from_features"),
     "metrics.istd": ("InterpolationStandardDeviation", "step_distances", "step_statistics"),
     "metrics.kernel_distance": ("kernel_distance_from_features",),
-    "metrics.reconstruction": ("MeanSquaredError", "PeakSignalNoiseRatio", "StructuralSimilarity"),
+    "metrics.reconstruction": ("LearnedPerceptualImagePatchSimilarity", "MeanSquaredError", "PeakSignalNoiseRatio", "StructuralSimilarity"),
     "pixels": ("from_uint8", "to_uint8"),
     "predictions": ("predict_x0",),
     "regularizer.variation": ("StepwiseVariation",),
     "sampling": ("decode_latents", "encode_images", "encode_prompts", "sample"),
+    "training_loss": ("regularized_loss",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -3,9 +3,8 @@
 Both take latents z0 (`sampling.encode_images`) and work on a batch of images at once; storage and progress display are the caller's.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,11 @@ from torch import Tensor
 
 from .denoiser import Added, call_network, network_of, predict_noise
 from .diffusion import check_finite, check_number, ddim_inverse_scheduler, ddim_scheduler, set_timesteps
+from .null_text import GuidedStep, check_loss, frozen, optimise
 from .sampling import check_embeds, check_latents, encode_prompts
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
 
 Progress = Callable[[Iterable[int]], Iterable[int]]  # e.g. tqdm: wraps the list of step indices
 
@@ -164,90 +164,21 @@ def null_text_inversion(
     found, losses, inner_steps = [], [], []
     z = pivots[-1]
     null_added = added if null_added is None else null_added
-    with _frozen(network), torch.autocast(z.device.type, enabled=False):
+    with frozen(network), torch.autocast(z.device.type, enabled=False):
         for i in progress(range(num_inference_steps)):
             t, target = timesteps[i], pivots[-2 - i]
             with torch.no_grad():
                 e_cond = call_network(network, z, t, cond_embeds, added)
-            step = _GuidedStep(network, scheduler, t, z, e_cond, target, guidance_scale, null_added or {})
+            step = GuidedStep(network, scheduler, t, z, e_cond, target, guidance_scale, null_added or {})
             lr_i, threshold = lr * (1 - min(i, 99) / 100), tolerance + tolerance_growth * i
-            taken = _optimise(step, nulls, num_inner_steps, lr_i, threshold, where=f"step {i} of {num_inference_steps}")
+            taken = optimise(step, nulls, num_inner_steps, lr_i, threshold, where=f"step {i} of {num_inference_steps}")
             with torch.no_grad():
                 z, loss = step(torch.cat(nulls).expand(batch_size, -1, -1), torch.arange(batch_size))
-            _check_finite(loss, range(batch_size), f"step {i} of {num_inference_steps}")
+            check_loss(loss, range(batch_size), f"step {i} of {num_inference_steps}")
             found.append(torch.cat(nulls).detach())
             losses.append(loss)
             inner_steps.append(torch.tensor(taken).expand(batch_size))
     return NullTextInversion(torch.stack(found), torch.stack(losses), torch.stack(inner_steps), z)
-
-
-@dataclass(frozen=True)
-class _GuidedStep:
-    """One guided DDIM step from fixed z_t and e_cond as a function of the null embedding: z_{t-1} and its loss, for some of the images."""
-
-    network: torch.nn.Module
-    scheduler: "DDIMScheduler"
-    t: Tensor
-    z: Tensor  # (B, 4, h, w)
-    e_cond: Tensor  # (B, 4, h, w), no gradient
-    target: Tensor  # (B, 4, h, w), z*_{t-1}
-    guidance_scale: float
-    null_added: Added  # of all images
-
-    def __call__(self, null_embeds: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        z, e_cond = self.z[images], self.e_cond[images]
-        added = {name: value[images] for name, value in self.null_added.items()}
-        e_null = call_network(self.network, z, self.t, null_embeds, added)
-        e = e_null + self.guidance_scale * (e_cond - e_null)
-        z_next = self.scheduler.step(e, self.t, z, return_dict=False)[0]
-        return z_next, (z_next - self.target[images]).square().mean(dim=(1, 2, 3))  # (A, 4, h, w), (A,)
-
-
-def _optimise(step: _GuidedStep, nulls: list[Tensor], num_inner_steps: int, lr: float, threshold: float, where: str) -> list[int]:
-    """Minimise `step`'s loss over `nulls` in place; returns the Adam steps taken by each.
-
-    As released, a null embedding is updated once more by the gradient of the loss that meets the threshold. Adam is elementwise and skips
-    leaves without a gradient, so one optimiser over all images acts on each as its own would.
-    """
-    batch_size, shared = len(step.z), len(nulls) == 1
-    for null in nulls:
-        null.requires_grad_(True)
-    optimizer = torch.optim.Adam(nulls, lr=lr)
-    taken = [0] * len(nulls)
-    active = list(range(batch_size))
-    for _ in range(num_inner_steps):
-        optimizer.zero_grad()
-        with torch.enable_grad():
-            chosen = nulls[0].expand(len(active), -1, -1) if shared else torch.cat([nulls[b] for b in active])
-            _, loss = step(chosen, torch.tensor(active, device=step.z.device))
-            _check_finite(loss, active, where)
-            loss.sum().backward()
-        optimizer.step()
-        values = loss.detach().tolist()
-        for b in [0] if shared else active:
-            taken[b] += 1
-        if shared:
-            active = [] if sum(values) < threshold else active
-        else:
-            active = [b for b, value in zip(active, values, strict=True) if value >= threshold]
-        if not active:
-            break
-    for null in nulls:
-        null.requires_grad_(False).grad = None
-    return taken
-
-
-@contextlib.contextmanager
-def _frozen(module: torch.nn.Module) -> Iterator[None]:
-    """No gradient for the parameters of `module` inside, their flags restored after: backward reaches the embedding alone."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 def _one_per_image(name: str, embeds: Tensor, z: Tensor) -> Tensor:
@@ -269,9 +200,3 @@ def check_null_text(pipe: "StableDiffusionPipeline", *, guidance_scale: float, n
         raise ValueError(f"lr must be positive and finite, not {lr}")
     if (dtype := network_of(pipe).dtype) not in (torch.float32, torch.float64):
         raise ValueError(f"pipe must be in float32 for null-text inversion, not {dtype}: load it with dtype=torch.float32")
-
-
-def _check_finite(loss: Tensor, images: Iterable[int], where: str) -> None:
-    bad = [image for image, finite in zip(images, loss.isfinite().tolist(), strict=True) if not finite]
-    if bad:
-        raise RuntimeError(f"null-text inversion's loss is not finite at {where}, image {', '.join(map(str, bad))} of the batch")

@@ -11,7 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from companion.weights.pipelines import load_pipeline
 from smoothlib.predictions import predict_x0
 from smoothlib.regularizer.gradients import GRADIENTS, STENCILS
-from smoothlib.regularizer.variation import StepwiseVariation, step_variation, unit_directions
+from smoothlib.regularizer.length import step_variation
+from smoothlib.regularizer.variation import StepwiseVariation, unit_directions
 
 ALPHA_BAR = sd_scheduler().alphas_cumprod
 

@@ -45,6 +45,7 @@ def weights(folder, *names):
         (config(objective_options={}), "unet/diffusion_pytorch_model.safetensors"),
         (config(objective="autoencoder", objective_options={}), "vae/diffusion_pytorch_model.safetensors"),
         (config(objective="contrastive", objective_options={}), "dual_encoder.safetensors"),
+        (config(objective="attributes", objective_options={}), "scene_attributes.safetensors"),
     ],
 )
 def test_existing_weights_are_replaced_only_when_told_to(settings, file):
@@ -60,7 +61,8 @@ def test_existing_weights_are_replaced_only_when_told_to(settings, file):
 def test_the_files_are_those_that_are_shipped():
     for name, trained in (("full", "unet"), ("smooth", "lora")):
         assert (paths.ROOT / "data" / "models" / "adapters" / name / exports.exported_file(config(trained))).is_file()
-    for objective, folder in (("denoising", "mini"), ("autoencoder", "mini"), ("contrastive", "scene_alignment")):
+    trained = {"denoising": "mini", "autoencoder": "mini", "contrastive": "scene_alignment", "attributes": "scene_attributes"}
+    for objective, folder in trained.items():
         file = exports.exported_file(config(objective=objective, objective_options={}))
         assert (paths.ROOT / "data" / "models" / folder / file).is_file()
 

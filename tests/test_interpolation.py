@@ -8,7 +8,8 @@ from tiny import IMAGE_SIZE, LATENT_SHAPE, counted_calls, noise, smooth_tiny_pip
 
 from smoothlib.diffusion import ddim_scheduler, slerp
 from smoothlib.interpolation.anid import add_noise, anid, anid_coarse_to_fine, level_steps
-from smoothlib.interpolation.walk import invert_pairs, latent_walk, real_image_interpolation, vae_interpolation
+from smoothlib.interpolation.real_images import invert_pairs, real_image_interpolation, vae_interpolation
+from smoothlib.interpolation.walk import latent_walk
 from smoothlib.inversion import ddim_invert, null_text_inversion
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample, sample_steps
 

@@ -29,9 +29,9 @@ def test_denoising_loss_is_the_min_snr_weighted_error(runs, monkeypatch):
     objective = denoising(runs, caption_dropout=0.0)
     seen = {}
 
-    def predict_nothing(x_t, t, context):
+    def predict_nothing(x_t, t, encoder_hidden_states, return_dict):
         seen.update(t=t)
-        return type("Output", (), {"sample": torch.zeros_like(x_t)})()
+        return (torch.zeros_like(x_t),)
 
     monkeypatch.setattr(objective.unet, "forward", predict_nothing)
     loss, logged = loss_of(objective, 12)
@@ -188,10 +188,10 @@ def test_a_pipeline_that_is_trained_further_starts_where_it_was(runs):
         (dict(trainable="vae"), "trainable must be all, unet or lora, got 'vae'"),
         (dict(lora_layers="mlp"), "lora_layers must be one of attention, all, got 'mlp'"),
         (dict(rank=0), "rank must be at least 1, got 0"),
-        (dict(regularization=-1), "regularization must be at least 0, got -1"),
-        (dict(regularized_share=0), r"regularized_share must lie in \(0, 1\], got 0"),
-        (dict(regularized_guidance=0.5), "regularized_guidance must be at least 1, got 0.5"),
-        (dict(regularize_every=0), "regularize_every must be at least 1, got 0"),
+        (dict(regularization=-1), "regularization is -1, but must be a number of at least 0"),
+        (dict(regularized_share=0), "regularized_share is 0, but must be above 0 and at most 1"),
+        (dict(regularized_guidance=0.5), "regularized_guidance is 0.5, but must be a number of at least 1"),
+        (dict(regularize_every=0), "regularize_every is 0, but must be a whole number of at least 1"),
         (dict(regularization=1, regularizer=dict(mode="mine")), "mode must be one of"),
         (dict(regularizer=dict(modus="paper")), "regularizer has no setting 'modus'; known are mode"),
         (dict(caption_dropout=2), r"caption_dropout must lie in \[0, 1\], got 2"),

@@ -20,7 +20,7 @@ from companion.studies.interpolation.walks import (
 )
 from companion.studies.smoothness.generation import initial_noise
 from smoothlib.interpolation.anid import anid, anid_coarse_to_fine
-from smoothlib.interpolation.walk import real_image_interpolation, vae_interpolation
+from smoothlib.interpolation.real_images import real_image_interpolation, vae_interpolation
 from smoothlib.metrics import PeakSignalNoiseRatio
 from smoothlib.metrics.istd import InterpolationStandardDeviation
 from smoothlib.sampling import encode_prompts

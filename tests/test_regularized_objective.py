@@ -10,8 +10,9 @@ from companion.base import paths
 from companion.training.loop import Trainer
 from companion.training.settings import TrainingConfig
 from smoothlib.predictions import predict_x0
+from smoothlib.regularizer.length import step_variation
 from smoothlib.regularizer.step_choice import LADDER
-from smoothlib.regularizer.variation import step_variation, unit_directions
+from smoothlib.regularizer.variation import unit_directions
 from smoothlib.sampling import predict_noise
 
 
@@ -95,13 +96,13 @@ def test_guidance_enters_the_regularizer_and_not_the_base_loss(runs):
     draws = guided.draw(4, generator())
     mean, std = guided.examples.posterior(torch.arange(4), draws["mirrored"])
     z0 = (mean + std * draws["posterior_noise"]) * guided.scaling_factor
-    alpha_bar, t = guided.alpha_bar[draws["timesteps"]], draws["timesteps"]
+    alpha_bar, t = guided.scheduler.alphas_cumprod[draws["timesteps"]], draws["timesteps"]
     cond, null = (guided.text_encoder(tokens)[0] for tokens in (guided.tokens[:4], guided.empty.expand(4, -1)))
 
     def sampled(eps):
         x_t = guided.scheduler.add_noise(z0, eps, t)
-        output = predict_noise(guided.unet, x_t, t.repeat(2), cond, null, 3.0)
-        return predict_x0(output, x_t, alpha_bar, guided.prediction_type), output
+        output = predict_noise(guided.unet, x_t, t, cond, null, 3.0)
+        return predict_x0(output, x_t, alpha_bar), output
 
     r, _ = step_variation(sampled, draws["eps"], unit_directions(draws["direction_noise"]), (1 - alpha_bar).sqrt())
     torch.testing.assert_close(with_guidance["r"], r.mean().detach(), rtol=1e-4, atol=0)

@@ -9,7 +9,8 @@ from torch import nn
 
 from smoothlib.predictions import predict_x0, predict_x0_flow
 from smoothlib.regularizer.gradients import GRADIENTS
-from smoothlib.regularizer.variation import StepwiseVariation, sqrt_dimension_directions, step_variation, unit_directions
+from smoothlib.regularizer.length import step_variation
+from smoothlib.regularizer.variation import StepwiseVariation, sqrt_dimension_directions, unit_directions
 
 ALPHA_BAR = sd_scheduler().alphas_cumprod
 

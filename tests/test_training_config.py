@@ -107,7 +107,7 @@ def test_options_of_another_type_are_named(objective, options):
 def test_options_that_may_be_null_are_and_numbers_may_be_whole():
     options = {"only": None, "data": None, "min_snr_gamma": 0, "regularizer": {"gradient": None}, "mirror": False}
     configured(objective="denoising", objective_options=options)
-    with pytest.raises(ValueError, match="min_snr_gamma must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="min_snr_gamma is -1, but must be a number of at least 0"):
         DenoisingObjective(min_snr_gamma=-1)
     with pytest.raises(ConfigurationError, match=r"^regularizer\.decay is 'fast', but must be a number$"):
         DenoisingObjective(regularizer={"decay": "fast"})

@@ -5,8 +5,9 @@ import torch
 from tiny import noise, tiny_pipeline
 
 from smoothlib.predictions import predict_x0
+from smoothlib.regularizer.length import step_variation
 from smoothlib.regularizer.profile import variation_profile
-from smoothlib.regularizer.variation import step_variation, unit_directions
+from smoothlib.regularizer.variation import unit_directions
 from smoothlib.sampling import encode_prompts
 
 

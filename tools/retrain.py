@@ -49,6 +49,7 @@ STAGES = (
     training("decoder", 45),
     training("decoder_continued", 20),
     training("dual_encoder", 10),
+    training("scene_attributes", 8),
     training("variant_classes", 5),
     training("variant_style", 5),
     Stage("adapters", (("tools/train_adapters.py", "--again"),), 600),

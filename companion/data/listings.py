@@ -50,15 +50,15 @@ def json_lines(file: Path) -> list[tuple[str, Any]]:
     return [(where, parse_json(line, where)) for where, line in lines]
 
 
-def inside(name: Any, where: str) -> str:
-    """`name` as the name of a file inside its folder.
+def inside(name: Any, where: str, field: str = "file_name") -> str:
+    """`name` as the name of a file inside its folder; `field` is what the listing calls it.
 
     Raises:
         ListingError: it is no text, absolute, or leads out of the folder by `..`.
     """
     if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise ListingError(f"{where} has the file_name {name!r}, but must name a picture")
+        raise ListingError(f"{where} has the {field} {name!r}, but must name a picture")
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.is_absolute() or path.drive or path.root or ".." in path.parts:
-            raise ListingError(f"{where} has the file_name {name!r}, but must name a picture inside the folder")
+            raise ListingError(f"{where} has the {field} {name!r}, but must name a picture inside the folder")
     return name

@@ -18,7 +18,8 @@ from .networks import mobilenet_v2_features
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-BATCH = 16  # images; the allocator hands the activations of larger batches back to the system, which halves the speed
+BATCH = 16  # images; a CPU's allocator hands the activations of larger batches back to the system, which halves the speed
+GPU_BATCH = 256
 SCENE_RESOLUTION = 128  # of what the network sees of a scene, which has 64 x 64 pixels
 
 
@@ -86,14 +87,28 @@ def feature_network_sha256() -> str:
     return read_card(paths.METRIC_NETWORKS)["files"]["mobilenet_v2.safetensors"]
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network computes; the CPU for one without weights."""
+    return next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), torch.device("cpu"))
+
+
+def batch_size_on(device: torch.device) -> int:
+    """Images in one call of a feature network that suit a device."""
+    return BATCH if device.type == "cpu" else GPU_BATCH
+
+
 @torch.no_grad()
 def features_of(
-    images: np.ndarray | Tensor, network: nn.Module, batch_size: int = BATCH, done: Callable[[int], None] = lambda images: None
+    images: np.ndarray | Tensor, network: nn.Module, batch_size: int | None = None, done: Callable[[int], None] = lambda images: None
 ) -> Tensor:
-    """Features (N, D) by `network` of uint8 images (N, 3, H, W); `done` is told after each batch how many images have theirs."""
+    """Features (N, D) by `network`, where it is, of uint8 images (N, 3, H, W); on the CPU.
+
+    `done` is told after each batch how many images have theirs. `batch_size`: None for what suits the network's device.
+    """
+    device = device_of(network)
     found: list[Tensor] = []
-    for batch in torch.as_tensor(images).split(batch_size):
-        found.append(network(from_uint8(batch)))
+    for batch in torch.as_tensor(images).split(batch_size or batch_size_on(device)):
+        found.append(network(from_uint8(batch.to(device))).cpu())
         done(sum(map(len, found)))
     return torch.cat(found)
 

@@ -11,7 +11,7 @@ from smoothlib.metrics.text_alignment import CaptionAlignment
 from smoothlib.pixels import from_uint8
 
 from .alignment import CLIPScore, SceneAlignment
-from .features import BATCH, SCENE_RESOLUTION, ImageNetFeatures
+from .features import SCENE_RESOLUTION, ImageNetFeatures, batch_size_on, device_of
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,20 @@ class Judge:
         """The kernel distance's name: KID on the features that FID is defined by."""
         return "kid" if self.frechet_name == "fid" else "kernel_distance"
 
+    def to(self, device: torch.device | str) -> "Judge":
+        """Move its networks to where it is to compute."""
+        self.features.to(device)
+        self.alignment.to(device)
+        return self
+
     @torch.no_grad()
-    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
-        """Text alignment of each uint8 image (N, 3, H, W) with its caption, (N,)."""
-        parts = torch.from_numpy(images).split(batch_size)
-        starts = range(0, len(images), batch_size)
-        values = [self.alignment.per_image(from_uint8(p), captions[s : s + len(p)]) for p, s in zip(parts, starts, strict=True)]
-        return torch.cat(values).double().numpy()
+    def alignments(self, images: np.ndarray, captions: Sequence[str], batch_size: int | None = None) -> np.ndarray:
+        """Text alignment of each uint8 image (N, 3, H, W) with its caption, (N,). `batch_size`: None for what suits the device."""
+        device = device_of(self.alignment)
+        size = batch_size or batch_size_on(device)
+        parts, starts = torch.from_numpy(images).split(size), range(0, len(images), size)
+        values = [self.alignment.per_image(from_uint8(p.to(device)), captions[s : s + len(p)]) for p, s in zip(parts, starts, strict=True)]
+        return torch.cat(values).double().numpy(force=True)
 
 
 def packaged_judge() -> Judge:

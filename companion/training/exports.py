@@ -10,6 +10,7 @@ from ..base import paths
 from ..base.config import ConfigurationError
 from ..base.files import atomic_write
 from ..judges.dual_encoder import WEIGHTS as DUAL_ENCODER
+from ..judges.scene_attributes import WEIGHTS as SCENE_ATTRIBUTES
 from ..weights.cards import CARD
 from ..weights.fine_tune import FILE as DIFFERENCE
 
@@ -26,7 +27,8 @@ def exported_file(config: "TrainingConfig") -> str:
     if config.objective == "denoising":
         trainable = config.objective_options.get("trainable", "all")
         return {"lora": LORA, "unet": DIFFERENCE}.get(trainable, "unet/diffusion_pytorch_model.safetensors")
-    return {"autoencoder": "vae/diffusion_pytorch_model.safetensors", "contrastive": DUAL_ENCODER}[config.objective]
+    others = {"attributes": SCENE_ATTRIBUTES, "autoencoder": "vae/diffusion_pytorch_model.safetensors", "contrastive": DUAL_ENCODER}
+    return others[config.objective]
 
 
 def claim_export_folder(config: "TrainingConfig") -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..diffusion import check_finite, sampling_scheduler, set_timesteps, slerp, warn_of_signal
 from ..sampling import Embeds
-from .walk import decode_frames, encode_pairs, frame_embeds, mixing_ratios, sample_frames
+from .real_images import encode_pairs
+from .walk import decode_frames, frame_embeds, mixing_ratios, sample_frames
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

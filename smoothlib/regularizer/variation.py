@@ -16,7 +16,7 @@ All four have the same r; only the way to its gradient differs, and with it the 
 (`difference="auto"`, see `step_choice`) the differences err by less than 1 % in float32, on training images of the embedded model; in
 bfloat16, u itself is rounded, and even `double_backward` errs by 3 to 6 %. `python -m benchmarks.gradient_error` measures them all.
 The value of J u is not needed, only its gradient. If `parameters` is given, the evaluations of the differences are therefore deferred to
-the backward pass, after the first graph has been freed. All but `double_backward` is in `gradients`.
+the backward pass, after the first graph has been freed. r is in `length`, all but `double_backward` in `gradients`.
 """
 
 import contextlib
@@ -30,20 +30,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .gradients import (
-    STENCILS,
-    Beside,
-    Denoiser,
-    Later,
-    autocast_of_differences,
-    check_gradient,
-    check_precision,
-    default_difference,
-    directional_derivative,
-    per_sample,
-    weighted_direction,
-    wide,
-)
+from .gradients import Denoiser, check_gradient
+from .length import step_variation
 from .step_choice import StepChoice
 
 MODES = ("paper", "official")
@@ -68,67 +56,6 @@ def unit_directions(noise: Tensor) -> Tensor:
 def sqrt_dimension_directions(noise: Tensor) -> Tensor:
     """The released code's Delta x0_hat: Gaussian `noise` (B, ...) over the square root of its size, of unit length only in expectation."""
     return noise / math.sqrt(noise[0].numel())
-
-
-def step_variation(
-    denoise: Denoiser,
-    eps: Tensor,
-    direction: Tensor,
-    weight: Tensor,
-    *,
-    gradient: str = "central",
-    difference: float | None = None,
-    difference_precision: str = "float32",
-    parameters: Sequence[Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """r = w ||J^T D||_2 (Eq. 10) of each sample, (B,) and differentiable in the denoiser's weights, and the denoiser's output.
-
-    Args:
-        denoise: `eps -> (x0_hat, output)`; samples must not influence each other.
-        eps: the noise in x_t, (B, ...).
-        direction: D, (B, ...) in the space of x0_hat; a constant.
-        weight: w of each sample, (B,).
-        gradient: the way to the gradient of r, one of `GRADIENTS` (see the module).
-        difference: length of the step along u as its root mean square over the values of eps, h / sqrt(dimension). The error grows with
-            its square (`central`) or with it (`one_sided`), that of rounding with 1 / difference. None: .001 for `central` (.01 for
-            evaluations in half precision), .0003 for `one_sided`, which has no good value in half precision. They suit the embedded model;
-            `StepwiseVariation` measures instead.
-        difference_precision: of the evaluations beside eps under autocast: `float32` (they leave it: as exact as the rounded u allows, and
-            as dear as a step in float32) or `network` (they stay in it). `forward_mode` knows `float32` alone. In either case the backward
-            pass belongs outside of autocast, as PyTorch says: inside, it rounds what the differences magnify.
-        parameters: for `central` and `one_sided`, all leaves whose gradient through `denoise` is wanted. The evaluations beside eps then
-            wait for the backward pass, and what else `denoise` depends on gets no gradient from them. None: they are evaluated at once.
-
-    Raises:
-        ValueError: an option is not as above, or `one_sided` is asked for in half precision.
-    """
-    check_gradient(gradient, difference, difference_precision)
-    check_precision(gradient, difference_precision, eps)
-    h = (difference or default_difference(gradient, difference_precision, eps)) * math.sqrt(eps[0].numel())
-    eps = eps.detach().requires_grad_()
-    weighted = weighted_direction(direction, weight, eps)
-    stencil = STENCILS.get(gradient) if parameters else None
-    # before the first evaluation: the backward pass runs what was made last first
-    later = Later(denoise, eps.detach(), stencil, h, autocast_of_differences(difference_precision, eps)) if stencil else None
-    derivative = Beside.apply(later, *parameters) if later else None
-    with torch.enable_grad():
-        x0_hat, output = denoise(eps)
-        projected = (wide(x0_hat) * weighted).sum()
-        exact = gradient == "double_backward"
-        (product,) = torch.autograd.grad(projected, eps, create_graph=exact, retain_graph=True)  # w J^T D, (B, ...)
-        product = wide(product)
-        r = product.flatten(1).norm(dim=1)  # (B,)
-        if exact:
-            return r, output
-        u = (product / per_sample(r.clamp_min(torch.finfo(r.dtype).tiny), eps)).to(eps.dtype)
-        if later:
-            later.u, later.weighted_direction = u, weighted
-            if 0 in stencil:
-                derivative = derivative + stencil[0] / h * (wide(x0_hat) * weighted).flatten(1).sum(1)
-        else:
-            change = directional_derivative(denoise, eps.detach(), x0_hat, u, gradient, h, difference_precision)  # J u, (B, ...)
-            derivative = (wide(change) * weighted).flatten(1).sum(1)  # its gradient is r's
-        return r + (derivative - derivative.detach()), output
 
 
 class StepwiseVariation(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import smoothlib
 from smoothlib.interpolation.anid import anid, anid_coarse_to_fine, level_steps
-from smoothlib.interpolation.walk import real_image_interpolation, vae_interpolation
+from smoothlib.interpolation.real_images import real_image_interpolation, vae_interpolation
 from smoothlib.metrics import PeakSignalNoiseRatio
 from smoothlib.metrics.istd import InterpolationStandardDeviation
 from smoothlib.pixels import to_uint8
@@ -114,7 +114,7 @@ class PairWalk:
     ) -> None:
         self.pipe, self.method = pipe, method
         self.guidance_scale, self.num_inner_steps, self.batch_size = guidance_scale, num_inner_steps, batch_size
-        self.distances = InterpolationStandardDeviation(lpips=lpips_network()).distances
+        self.metric = InterpolationStandardDeviation(lpips=lpips_network())
         self.psnr = PeakSignalNoiseRatio()
 
     def __call__(self, pairs: list[ImagePair]) -> list[Mapping[str, float | np.ndarray]]:
@@ -123,8 +123,10 @@ class PairWalk:
         first = torch.stack([pair.first.image for pair in pairs])
         second = torch.stack([pair.second.image for pair in pairs])
         frames, facts = self.interpolate(pairs, first, second)  # (B, F, 3, H, W)
-        frames = frames.cpu()
-        found = {**self.distances(frames), **facts}
+        if frames.device.type == "mps":
+            frames = frames.cpu()  # it has no float64
+        first, second = first.to(frames.device), second.to(frames.device)
+        found = {**self.metric.to(frames.device).distances(frames), **facts}
         found["step_distances"] = found.pop("pixel_distances")
         found["end_psnr"] = torch.stack([self.psnr.per_image(frames[:, 0], first), self.psnr.per_image(frames[:, -1], second)], dim=1)
         found["frames"] = to_uint8(frames)

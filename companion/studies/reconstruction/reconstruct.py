@@ -126,7 +126,10 @@ class ReconstructionScores:
     @torch.no_grad()
     def __call__(self, reconstructions: Tensor, originals: Tensor) -> dict[str, Tensor]:
         """Each metric's value per image, (B,); both arguments (B, 3, H, W) in [-1, 1]."""
-        return {name: metric.per_image(reconstructions.cpu(), originals.cpu()) for name, metric in self.metrics.items()}
+        if reconstructions.device.type == "mps":
+            reconstructions = reconstructions.cpu()  # it has no float64
+        originals, device = originals.to(reconstructions.device), reconstructions.device
+        return {name: metric.to(device).per_image(reconstructions, originals) for name, metric in self.metrics.items()}
 
 
 class Reconstruction:

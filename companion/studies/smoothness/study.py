@@ -68,7 +68,8 @@ class Study(BaseStudy):
         super().__init__(cfg)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)
-            self.judge = judges.packaged_judge() if cfg.judge == "packaged" else judges.official_judge()
+            judge = judges.packaged_judge() if cfg.judge == "packaged" else judges.official_judge()
+            self.judge = judge.to(self.device)
             self.split = datasets.load_split(cfg.dataset, cfg.split, size=cfg.model)
             self.walk_prompts = walks.walk_prompts_from(self.split, cfg.num_prompts, seed=cfg.seed)
             self.prompts = generation.prompts_from(self.split, cfg.num_images, seed=cfg.seed)

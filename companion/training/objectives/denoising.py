@@ -2,10 +2,8 @@
 
 import copy
 import hashlib
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from smoothlib.lora import LORA_TARGET_MODULES
-from smoothlib.predictions import predict_x0
-from smoothlib.regularizer.variation import StepwiseVariation, Variation
+from smoothlib.regularizer.variation import StepwiseVariation
+from smoothlib.training_loss import check_options, regularized_loss
 
 from ...weights.cards import write_card
 from ...weights.fine_tune import FRACTION_BITS, save_difference
@@ -29,19 +27,12 @@ from .saving import save_lora, save_pipeline
 FEED_FORWARD = ("proj_in", "proj_out", "proj", "net.2")
 CONVOLUTIONS = ("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "time_emb_proj")  # the last: what they add of the time
 LORA_LAYERS = {"attention": LORA_TARGET_MODULES, "all": (*LORA_TARGET_MODULES, *FEED_FORWARD, *CONVOLUTIONS)}
-SNR_WEIGHTS = {  # min-SNR weight of the network's own target: its error is that of x0_hat over snr, snr + 1 or 1
-    "epsilon": lambda snr, clipped: clipped / snr,
-    "v_prediction": lambda snr, clipped: clipped / (snr + 1),
-    "sample": lambda snr, clipped: clipped,
-}
 
 
 class DenoisingObjective(Objective):
-    """L_base + lambda L_reg (Eq. 14): the noise prediction's squared error and Step-wise Variation Regularization.
+    """L_base + lambda L_reg (Eq. 14) of captioned images, see `smoothlib.training_loss.regularized_loss`.
 
-    L_base = E || target - network(x_t, t, caption) ||^2, weighted per timestep by min(SNR, gamma) / SNR (Hang et al. 2023,
-    https://arxiv.org/abs/2303.09556) so that the nearly noise-free timesteps do not dominate; the target is the scheduler's prediction
-    type.
+    Weighting timesteps by min(SNR, gamma) / SNR keeps the nearly noise-free ones from dominating the training of a small model.
 
     Args:
         pipeline: what is trained: a folder of data/models, or any pipeline that `load_pipeline` knows.
@@ -100,9 +91,8 @@ class DenoisingObjective(Objective):
             raise ValueError(f"trainable must be all, unet or lora, got {trainable!r}")
         if lora_layers not in LORA_LAYERS:
             raise ValueError(f"lora_layers must be one of {', '.join(LORA_LAYERS)}, got {lora_layers!r}")
-        for name, value in (("rank", rank), ("regularize_every", regularize_every)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
         if not 0 <= caption_dropout <= 1:
             raise ValueError(f"caption_dropout must lie in [0, 1], got {caption_dropout}")
         if resolution is not None and (resolution < 8 or resolution % 8):
@@ -111,13 +101,7 @@ class DenoisingObjective(Objective):
             raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
         if not 1 <= fraction_bits <= FRACTION_BITS:
             raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
-        for name, value in (("regularization", regularization), ("min_snr_gamma", min_snr_gamma)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        if not 0 < regularized_share <= 1:
-            raise ValueError(f"regularized_share must lie in (0, 1], got {regularized_share}")
-        if not regularized_guidance >= 1:
-            raise ValueError(f"regularized_guidance must be at least 1, got {regularized_guidance}")
+        check_options(regularization, regularize_every, regularized_share, regularized_guidance, min_snr_gamma)
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
             raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
@@ -140,7 +124,6 @@ class DenoisingObjective(Objective):
         self.examples = folder or SceneLatents(vae, split, only, style)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
         self.mirror, self.fraction_bits = mirror, fraction_bits
-        self.alpha_bar, self.prediction_type = self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type
 
     def _build(self, start_from: str | None) -> None:
         self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
@@ -200,7 +183,7 @@ class DenoisingObjective(Objective):
             "posterior_noise": torch.randn(shape, generator=generator),
             "dropped": torch.rand(count, generator=generator) < self.caption_dropout,
             "eps": torch.randn(shape, generator=generator),
-            "timesteps": torch.randint(len(self.alpha_bar), (count,), generator=generator),
+            "timesteps": torch.randint(len(self.scheduler.alphas_cumprod), (count,), generator=generator),
         }
         if self.regularizer:
             draws["direction_noise"] = torch.randn(shape, generator=generator)
@@ -211,61 +194,35 @@ class DenoisingObjective(Objective):
         self._vae[0].to(device)  # outside the module tree, hence not moved with it
         mean, std = (moment.to(device) for moment in self.examples.posterior(indices.cpu(), draws["mirrored"].cpu()))
         z0 = (mean + std * draws["posterior_noise"].to(device)) * self.scaling_factor
-        eps, t, alpha_bar = draws["eps"].to(device), draws["timesteps"].to(device), self.alpha_bar[draws["timesteps"].cpu()].to(device)
         tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self.tokens[indices.cpu()])
         context = self.text_encoder(tokens.to(device))[0].float()  # under autocast too: the regularizer's differences leave it
-
-        def denoise(eps: Tensor, part: slice = slice(None), guidance_scale: float = 1.0) -> tuple[Tensor, Tensor]:
-            x_t = self.scheduler.add_noise(z0[part], eps, t[part])
-            if guidance_scale == 1:
-                output = guided = self.unet(x_t, t[part], context[part]).sample.float()
-            else:
-                # Eq. 5 as in sampling.predict_noise, which does not give the conditional prediction that L_base needs
-                null = self.text_encoder(self.empty.to(device))[0].float().expand(len(x_t), -1, -1)
-                both = self.unet(x_t.repeat(2, 1, 1, 1), t[part].repeat(2), torch.cat([context[part], null])).sample.float()
-                output, unconditional = both.chunk(2)
-                guided = guidance_scale * output - (guidance_scale - 1) * unconditional
-            return predict_x0(guided, x_t, alpha_bar[part], self.prediction_type), output
-
-        variation, output = self._variation(denoise, eps, alpha_bar, draws)
-        target = {"epsilon": lambda: eps, "v_prediction": lambda: self.scheduler.get_velocity(z0, eps, t), "sample": lambda: z0}
-        error = (output - target[self.prediction_type]()).square().mean(dim=(1, 2, 3))  # (B,)
-        base = (self._timestep_weight(alpha_bar) * error).mean()
-        if variation is None:
-            return base, {"mse": error.mean()}
+        guided = self.regularizer and self.regularized_guidance != 1
+        found = regularized_loss(
+            self.unet,
+            z0,
+            context,
+            self.scheduler,
+            self.regularizer,
+            regularization=self.regularization,
+            step=self.step,
+            regularize_every=self.regularize_every,
+            regularized_share=self.regularized_share,
+            regularized_guidance=self.regularized_guidance if guided else 1.0,
+            null_embeds=self.text_encoder(self.empty.to(device))[0].float() if guided else None,
+            min_snr_gamma=self.min_snr_gamma,
+            draws={name: draws[name] for name in ("eps", "timesteps", "direction_noise") if name in draws},
+        )
+        if found.variation is None:
+            return found.loss, {"mse": found.error}
         numbers = {
-            "mse": error.mean(),
-            "base": base,
-            "reg": variation.loss,
-            "r": variation.r.mean(),
-            "running_mean": variation.running_mean,
+            "mse": found.error,
+            "base": found.base,
+            "reg": found.variation.loss,
+            "r": found.variation.r.mean(),
+            "running_mean": found.variation.running_mean,
             **self.regularizer.step_choice.numbers(),
         }
-        return base + self.regularization * self.regularize_every * variation.loss, numbers
-
-    def _variation(self, denoise, eps: Tensor, alpha_bar: Tensor, draws: Draws) -> tuple[Variation | None, Tensor]:
-        """L_reg of the regularised part of the batch, None where this step has none, and the network's output for the whole batch."""
-        if self.regularizer is None or self.step % self.regularize_every:
-            return None, denoise(eps)[1]
-        n = math.ceil(self.regularized_share * len(eps))
-        part, rest = slice(0, n), slice(n, None)
-        time = draws["timesteps"][part].to(eps.device) / len(self.alpha_bar)
-        direction_noise = draws["direction_noise"][part].to(eps.device)
-        noise_level = (1 - alpha_bar[part]).sqrt()
-        # the text encoder's graph, where it is trained too, would be gone when a later evaluation needs it
-        trained = [p for p in self.unet.parameters() if p.requires_grad]
-        deferred = [] if self.trainable == "all" else trained
-        sampled = partial(denoise, part=part, guidance_scale=self.regularized_guidance)
-        variation = self.regularizer(sampled, eps[part], noise_level, time, direction_noise, deferred, trained)
-        if n == len(eps):
-            return variation, variation.output
-        return variation, torch.cat([variation.output, denoise(eps[rest], rest)[1]])
-
-    def _timestep_weight(self, alpha_bar: Tensor) -> Tensor:
-        if not self.min_snr_gamma:
-            return torch.ones_like(alpha_bar)
-        snr = alpha_bar / (1 - alpha_bar)
-        return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=self.min_snr_gamma))
+        return found.loss, numbers
 
     def export(self, folder: Path) -> None:
         """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the

@@ -1,0 +1,138 @@
+"""Interpolation of real images (Sec. 4.2, A.4; Fig. 3, 7): through the inversion of both, and in the VAE's space.
+
+In the paper both images of a pair share one prompt ("A church"), used for inversion (xi in Eq. 20) and for every frame; that is
+`second_embeds=None`. Where the two images have prompts of their own, `second_embeds` is the second's: each image is inverted with its own,
+and frames use the linear mix (1 - eta) xi_a + eta xi_b, so that the end frames keep the prompts that they were inverted with.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..inversion import Progress, check_null_text, ddim_invert, null_text_inversion
+from ..sampling import encode_images
+from .walk import decode_frames, frame_embeds, latent_walk, mixing_ratios
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+def vae_interpolation(
+    pipe: "StableDiffusionPipeline", first: Tensor, second: Tensor, *, frames: int = 11, batch_size: int | None = None
+) -> Tensor:
+    """VAE interpolation (Fig. 3): decoded linear mixes of the two images' latents; the end frames are the VAE's reconstructions.
+
+    `first`, `second` (B, 3, H, W) in [-1, 1]; returns (B, F, 3, H, W) in [-1, 1].
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import vae_interpolation
+        >>> black, white = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64)
+        >>> vae_interpolation(load_pipeline("mini"), black, white, frames=3).shape
+        torch.Size([1, 3, 3, 64, 64])
+    """
+    ratios = mixing_ratios(frames)
+    z_first, z_second = encode_pairs(pipe, first, second)
+    eta = ratios.to(z_first)[:, None, None, None]  # (F, 1, 1, 1)
+    return decode_frames(pipe, (1 - eta) * z_first[:, None] + eta * z_second[:, None], batch_size)
+
+
+@dataclass(frozen=True)
+class InvertedPairs:
+    """Pairs of real images as walks can use them: `latent_walk(pipe, p.start, p.end, ..., null_embeds=p.null_embeds, inverted=True)`."""
+
+    start: Tensor  # (B, 4, h, w): x_T of the first images
+    end: Tensor  # (B, 4, h, w): x_T of the second images
+    null_embeds: Tensor  # (T, B, L, D): one series per pair, shared by its two images (Eq. 20)
+    losses: Tensor  # (T, B, 2): of the first and second image, as in `NullTextInversion`
+    inner_steps: Tensor  # (T, B) int: optimiser steps taken for the pair
+
+
+def invert_pairs(
+    pipe: "StableDiffusionPipeline",
+    first: Tensor,
+    second: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    guidance_scale: float,
+    second_embeds: Tensor | None = None,
+    num_inference_steps: int = 50,
+    num_inner_steps: int = 10,
+    progress: Progress = iter,
+) -> InvertedPairs:
+    """Inversion of pairs of real images with null embeddings shared within each pair (Eq. 4, 20).
+
+    All images are DDIM-inverted as one batch at guidance 1; then, pair after pair, null embeddings minimise the sum of its two losses.
+    Arguments as for `real_image_interpolation`; `progress` wraps the step indices of each pair.
+    """
+    check_null_text(pipe, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps)  # before the inversion
+    z0 = torch.cat(encode_pairs(pipe, first, second))  # (2B, 4, h, w)
+    num_pairs = len(first)
+    embeds = frame_embeds(prompt_embeds, second_embeds, mixing_ratios(2), num_pairs).transpose(0, 1).flatten(0, 1)  # (2B, L, D)
+    pivots = ddim_invert(pipe, z0, embeds, num_inference_steps=num_inference_steps)  # (T + 1, 2B, 4, h, w)
+    found = []
+    for b in range(num_pairs):
+        pair = [b, num_pairs + b]
+        arguments = dict(guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, progress=progress)
+        found.append(null_text_inversion(pipe, pivots[:, pair], embeds[pair], shared=True, **arguments))
+    return InvertedPairs(
+        start=pivots[-1, :num_pairs],
+        end=pivots[-1, num_pairs:],
+        null_embeds=torch.cat([one.null_embeds for one in found], dim=1),
+        losses=torch.stack([one.losses for one in found], dim=1),
+        inner_steps=torch.stack([one.inner_steps[:, 0] for one in found], dim=1),
+    )
+
+
+def real_image_interpolation(
+    pipe: "StableDiffusionPipeline",
+    first: Tensor,
+    second: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    guidance_scale: float,
+    second_embeds: Tensor | None = None,
+    frames: int = 11,
+    num_inference_steps: int = 50,
+    num_inner_steps: int = 10,
+    batch_size: int | None = None,
+    progress: Progress = iter,
+) -> tuple[Tensor, InvertedPairs]:
+    """Interpolation of real images (A.4): invert both with a shared series of null embeddings, slerp x_T, the same nulls for all frames.
+
+    Args:
+        first, second: images, (B, 3, H, W) in [-1, 1].
+        prompt_embeds, second_embeds: (B or 1, L, D), see the module's docstring.
+        guidance_scale: w, not 1.
+        num_inner_steps: most optimiser steps per sampling step of null-text inversion.
+
+    Returns:
+        Images, (B, F, 3, H, W) in [-1, 1], and the inversion.
+
+    Example:
+        >>> import torch
+        >>> from companion.weights.pipelines import load_pipeline
+        >>> from smoothlib import encode_prompts, real_image_interpolation
+        >>> pipe = load_pipeline("mini")
+        >>> black, white, prompt = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64), encode_prompts(pipe, ["a photo"])
+        >>> settings = dict(guidance_scale=3, frames=3, num_inference_steps=2, num_inner_steps=1)
+        >>> walk, inversion = real_image_interpolation(pipe, black, white, prompt, **settings)
+        >>> walk.shape, inversion.start.shape
+        (torch.Size([1, 3, 3, 64, 64]), torch.Size([1, 4, 16, 16]))
+    """
+    mixing_ratios(frames)  # checked before the inversion, which takes most of the time
+    arguments = dict(guidance_scale=guidance_scale, second_embeds=second_embeds, num_inference_steps=num_inference_steps)
+    inverted = invert_pairs(pipe, first, second, prompt_embeds, num_inner_steps=num_inner_steps, progress=progress, **arguments)
+    arguments |= dict(null_embeds=inverted.null_embeds, frames=frames, batch_size=batch_size, inverted=True)
+    return latent_walk(pipe, inverted.start, inverted.end, prompt_embeds, **arguments), inverted
+
+
+def encode_pairs(pipe: "StableDiffusionPipeline", first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """z0 of the first and of the second images, each (B, 4, h, w), from images (B, 3, H, W) in [-1, 1]."""
+    if first.shape != second.shape:
+        raise ValueError(f"first and second must have one shape, not {tuple(first.shape)} and {tuple(second.shape)}")
+    z_first, z_second = encode_images(pipe, torch.cat([first, second])).chunk(2)
+    return z_first, z_second

@@ -16,7 +16,7 @@ from smoothlib.pixels import to_uint8
 from smoothlib.sampling import decode_latents, encode_images
 
 from ...base.config import config_hash, plain
-from ...data.edits import EditPair
+from ...data.edit_items import EditItem
 from ...runs import runs
 from ..rows import Row
 from .methods import Edit
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 UNEDITED = ("source", "truth", "autoencoder")  # rows that no method edits: the ends of every scale
-Scores = Callable[[Tensor, Sequence[EditPair]], list[dict[str, float]]]
+Scores = Callable[[Tensor, Sequence[EditItem]], list[dict[str, float]]]
 
 
 class Editing:
@@ -50,7 +50,7 @@ class Editing:
         own = () if edit.method in UNEDITED else (f"smoothlib.editing.{edit.method}",)
         self.modules = own if scores is None else (*own, type(scores).__module__)  # see `runs.code_of`
 
-    def __call__(self, pairs: list[EditPair]) -> list[Mapping[str, float | np.ndarray]]:
+    def __call__(self, pairs: list[EditItem]) -> list[Mapping[str, float | np.ndarray]]:
         """Results of a batch of pairs, in order."""
         started = time.perf_counter()
         images, evaluations = self._unedited(pairs) if self.edit.method in UNEDITED else self._edited(pairs)
@@ -59,17 +59,17 @@ class Editing:
         seconds = (time.perf_counter() - started) / len(pairs)
         return [{"image": pixels[i], "evaluations": evaluations, "seconds": seconds, **values[i]} for i in range(len(pairs))]
 
-    def _unedited(self, pairs: list[EditPair]) -> tuple[Tensor, float]:
+    def _unedited(self, pairs: list[EditItem]) -> tuple[Tensor, float]:
         if self.edit.method == "source":
             return torch.stack([pair.source for pair in pairs]), 0.0
-        truth = torch.stack([pair.truth for pair in pairs])
+        truth = torch.stack([pair.target for pair in pairs])
         if self.edit.method == "truth":
             return truth, 0.0
         return decode_latents(self.pipe, encode_images(self.pipe, truth)), 0.0
 
-    def _edited(self, pairs: list[EditPair]) -> tuple[Tensor, float]:
+    def _edited(self, pairs: list[EditItem]) -> tuple[Tensor, float]:
         images = torch.stack([pair.source for pair in pairs]).to(self.pipe.device)
-        prompts = [pair.source_prompt for pair in pairs], [pair.target_prompt for pair in pairs]
+        prompts = [pair.source_caption for pair in pairs], [pair.target_caption for pair in pairs]
         edit, before = self.edit, 0.0
         inversion: Any = edit.inversion
         if edit.inversion.kind in SHARED_KINDS:
@@ -81,7 +81,7 @@ class Editing:
         )
         return found.images, found.evaluations + before
 
-    def _inverted(self, pairs: list[EditPair], images: Tensor, prompts: list[str]) -> Inverted:
+    def _inverted(self, pairs: list[EditItem], images: Tensor, prompts: list[str]) -> Inverted:
         settings = self.edit.settings
         shared = dict(guidance_scale=settings.guidance_scale, num_inference_steps=settings.num_inference_steps)
         key = (*(runs.item_key(pair) for pair in pairs), config_hash(plain(self.edit.inversion)), *shared.values())
@@ -97,7 +97,7 @@ def noise_seed(seed: int, pair: str) -> int:
 
 def run_edits(
     pipe: "StableDiffusionPipeline",
-    pairs: Sequence[EditPair],
+    pairs: Sequence[EditItem],
     rows: Sequence[Row],
     *,
     weights: str,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smoothlib.metrics import edits
 
-from ...data.edits import EditPair
+from ...data.edit_items import EditItem, stacked_masks
 from ...judges.dual_encoder import load_scene_encoder
 from ...judges.networks import lpips_network
 
@@ -45,7 +45,7 @@ class EditScores:
         self.encoder = load_scene_encoder().to(device)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, pairs: Sequence[EditPair]) -> list[dict[str, float]]:
+    def __call__(self, images: Tensor, pairs: Sequence[EditItem]) -> list[dict[str, float]]:
         """By metric the value of each picture (B, 3, H, W) in [-1, 1]; a metric that is not defined for a pair is left out."""
         images, source = images.to(self.device).float(), self._stack([pair.source for pair in pairs])
         values = self._distances(images, source, pairs) | self._success(images, source, pairs)
@@ -55,7 +55,7 @@ class EditScores:
     def _stack(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(tensors)).to(self.device)
 
-    def _distances(self, images: Tensor, source: Tensor, pairs: Sequence[EditPair]) -> dict[str, Tensor]:
+    def _distances(self, images: Tensor, source: Tensor, pairs: Sequence[EditItem]) -> dict[str, Tensor]:
         """To the truth, where it is known, and to the source outside the mask, where there is one."""
         values, local = {}, torch.tensor([pair.has_outside for pair in pairs], device=self.device)
         if any(pair.mask is None for pair in pairs):
@@ -70,7 +70,7 @@ class EditScores:
         inside = {name: value.masked_fill(~local, torch.nan) for name, value in found.items() if name.endswith("_inside")}
         return values | found | inside
 
-    def _success(self, images: Tensor, source: Tensor, pairs: Sequence[EditPair]) -> dict[str, Tensor]:
+    def _success(self, images: Tensor, source: Tensor, pairs: Sequence[EditItem]) -> dict[str, Tensor]:
         """What the scene encoder says: alignment with the target's caption, nearer to it than to the source's, and the direction."""
         captions = [pair.source_prompt for pair in pairs], [pair.target_prompt for pair in pairs]
         before, after = (self.encoder.embed_captions(texts) for texts in captions)

@@ -14,7 +14,7 @@ import numpy as np
 from ...base import config
 from ...base.config import plain
 from ...data import load as datasets
-from ...data.edits import EditPair, load_edit_pairs
+from ...data.edits import EditItem, EditSet, half, load_edits
 from ...runs import runs
 from ..base import BaseStudy, training_fields
 from ..rows import Row, adapter_titles
@@ -74,11 +74,10 @@ class EditingStudy(BaseStudy):
             for entry in self.entries:  # a strength that a method refuses is named before anything is edited
                 for strength in self.recipe.strengths_of(entry):
                     self.recipe.edit(entry, strength)
-            pairs = load_edit_pairs(size=cfg.model)
-            datasets.check_ids(pairs)
-        self.chosen_on = halves(pairs, cfg.num_pairs, 0, cfg.seed)
-        self.reported = halves(pairs, cfg.num_pairs, 1, cfg.seed)
-        self.pairs: Sequence[EditPair] = self.reported
+            edits = load_edits(size=cfg.model)
+        self.chosen_on = pairs_of(edits, "even", cfg.num_pairs // 2, cfg.seed)
+        self.reported = pairs_of(edits, "odd", cfg.num_pairs // 2, cfg.seed)
+        self.pairs: Sequence[EditItem] = self.reported
         self._scores: EditScores | None = None
 
     @property
@@ -101,7 +100,7 @@ class EditingStudy(BaseStudy):
         label = f"{self.titles[adapter]}: {entry.title}" + ("" if chosen else f", {strength:g}")
         return Row(label, (adapter,), self.recipe.edit(entry, strength, chosen))
 
-    def measure(self, rows: Sequence[Row], pairs: Sequence[EditPair]) -> dict[str, list[runs.Result]]:
+    def measure(self, rows: Sequence[Row], pairs: Sequence[EditItem]) -> dict[str, list[runs.Result]]:
         """Every row's result of each of the pairs; a model is loaded once for all rows that use it."""
         self.pairs = pairs
         return {label: found for label, (found,) in self.measure_all(rows).items()}
@@ -180,18 +179,13 @@ def recipe_of(cfg: SimpleNamespace, guidance_scale: float) -> Recipe:
     return Recipe(guidance_scale, **{name: getattr(cfg, name) for name in names if hasattr(cfg, name)})
 
 
-def halves(pairs: Sequence[EditPair], count: int, remainder: int, seed: int) -> list[EditPair]:
-    """Half of `count` pairs of each kind, with even (`remainder` 0) or odd ids, chosen by seed; a larger count keeps the smaller one's."""
-    found = []
-    for kind in dict.fromkeys(pair.kind for pair in pairs):
-        half = [pair for pair in pairs if pair.kind == kind and number(pair.id) % 2 == remainder]
-        found += [half[i] for i in datasets.seeded_choice(len(half), count // 2, seed)]
+def pairs_of(edits: EditSet, which: str, count: int, seed: int) -> list[EditItem]:
+    """`count` pairs of each kind with even or odd ids, chosen by seed; a larger count keeps the smaller one's."""
+    found, indices = [], half(edits, which)
+    for kind in dict.fromkeys(record["kind"] for record in edits.records):
+        of_kind = [i for i in indices if edits.records[i]["kind"] == kind]
+        found += [edits.item(of_kind[i]) for i in datasets.seeded_choice(len(of_kind), count, seed)]
     return found
-
-
-def number(pair: str) -> int:
-    """The number that an id ends in."""
-    return int(pair.rpartition("-")[2])
 
 
 def column(found: Sequence[runs.Result], metric: str) -> np.ndarray:

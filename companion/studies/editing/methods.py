@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smoothlib.editing import settings_class
-from smoothlib.editing.inversions import Inversion
+from smoothlib.editing.inverted import Inversion
 
 PUBLISHED_GUIDANCE = 7.5  # of Stable Diffusion: the guidance that the methods' published scales are relative to
 INVERSION_TITLES = {

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from torch import Tensor
 
 import smoothlib
 from smoothlib.editing import METHODS
-from smoothlib.editing.inversions import SHARED_KINDS, Inverted, invert
+from smoothlib.editing.inversions import invert
+from smoothlib.editing.inverted import SHARED_KINDS, Inverted
 from smoothlib.pixels import to_uint8
 from smoothlib.sampling import decode_latents, encode_images
 
@@ -20,12 +21,12 @@ from ...data.edit_items import EditItem
 from ...runs import runs
 from ..rows import Row
 from .methods import Edit
+from .scores import EditJudges
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 UNEDITED = ("source", "truth", "autoencoder")  # rows that no method edits: the ends of every scale
-Scores = Callable[[Tensor, Sequence[EditItem]], list[dict[str, float]]]
 
 
 class Editing:
@@ -40,22 +41,21 @@ class Editing:
         self,
         pipe: "StableDiffusionPipeline",
         edit: Edit,
-        scores: Scores | None,
+        judges: EditJudges,
         *,
         seed: int = 0,
         inverted: MutableMapping[tuple, Inverted] | None = None,
     ) -> None:
-        self.pipe, self.edit, self.scores, self.seed = pipe, edit, scores, seed
+        self.pipe, self.edit, self.judges, self.seed = pipe, edit, judges, seed
         self.inverted = {} if inverted is None else inverted
-        own = () if edit.method in UNEDITED else (f"smoothlib.editing.{edit.method}",)
-        self.modules = own if scores is None else (*own, type(scores).__module__)  # see `runs.code_of`
+        self.modules = () if edit.method in UNEDITED else (f"smoothlib.editing.{edit.method}",)  # see `runs.code_of`
 
     def __call__(self, pairs: list[EditItem]) -> list[Mapping[str, float | np.ndarray]]:
         """Results of a batch of pairs, in order."""
         started = time.perf_counter()
         images, evaluations = self._unedited(pairs) if self.edit.method in UNEDITED else self._edited(pairs)
         pixels = to_uint8(images).numpy(force=True)
-        values: Sequence[Mapping[str, float]] = [{}] * len(pairs) if self.scores is None else self.scores(images, pairs)
+        values = self.judges(images, pairs)
         seconds = (time.perf_counter() - started) / len(pairs)
         return [{"image": pixels[i], "evaluations": evaluations, "seconds": seconds, **values[i]} for i in range(len(pairs))]
 
@@ -76,9 +76,9 @@ class Editing:
             inversion = self._inverted(pairs, images, prompts[0])
             before = inversion.evaluations
         generators = [torch.Generator().manual_seed(noise_seed(self.seed, pair.id)) for pair in pairs]
-        found = METHODS[edit.method].edit(
-            self.pipe, images, *prompts, inversion=inversion, settings=edit.settings, generator=generators
-        )
+        more = dict(zip(("alignment", "perceptual"), self.judges.losses(), strict=True)) if edit.method == "disentangle" else {}
+        arguments = dict(inversion=inversion, settings=edit.settings, generator=generators, **more)
+        found = METHODS[edit.method].edit(self.pipe, images, *prompts, **arguments)
         return found.images, found.evaluations + before
 
     def _inverted(self, pairs: list[EditItem], images: Tensor, prompts: list[str]) -> Inverted:
@@ -101,8 +101,7 @@ def run_edits(
     rows: Sequence[Row],
     *,
     weights: str,
-    scores: Scores | None,
-    conventions: Mapping[str, str],
+    judges: EditJudges,
     batch_size: int,
     seed: int = 0,
 ) -> dict[str, list[runs.Result]]:
@@ -119,19 +118,19 @@ def run_edits(
             inverted, last = {}, _order(edit)
         found[row.label] = runs.run_items(
             pairs,
-            Editing(pipe, edit, scores, seed=seed, inverted=inverted),
+            Editing(pipe, edit, judges, seed=seed, inverted=inverted),
             name=f"editing/{edit.method}",
             title=row.label,
-            config=result_config(edit, weights, conventions if scores else {}, seed),
+            config=result_config(edit, weights, judges, seed),
             batch_size=batch_size,
             device=pipe.device,
         )
     return {row.label: found[row.label] for row in rows}
 
 
-def result_config(edit: Edit, weights: str, conventions: Mapping[str, str], seed: int) -> dict[str, Any]:
+def result_config(edit: Edit, weights: str, judges: EditJudges, seed: int) -> dict[str, Any]:
     """What determines a pair's result besides the pair: not how many are edited at a time, nor what the row is called."""
-    made = {"method": edit.method, "conventions": dict(conventions), "smoothlib": smoothlib.__version__}
+    made = {"method": edit.method, "conventions": judges.conventions, "judges": judges.weights, "smoothlib": smoothlib.__version__}
     if edit.method in ("source", "truth"):  # pictures of the data, whatever the model
         return made
     made |= {"weights": weights}

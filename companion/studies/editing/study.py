@@ -21,7 +21,7 @@ from ..rows import Row, adapter_titles
 from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
 from .methods import PLANS, Edit, Entry, Recipe, entries
 from .run import UNEDITED, run_edits
-from .scores import CONVENTIONS, EditScores
+from .scores import EditJudges
 from .selection import Choice, choose
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ class EditingStudy(BaseStudy):
         self.adapters = chosen_adapters(cfg.adapters)
         self.check_adapters(self.adapters, cfg.model)
         if strange := [name for name in cfg.repeated if name not in cfg.methods]:
-            raise config.ConfigurationError(f"Parameter repeated has {strange[0]!r}, but must have some of methods, {', '.join(cfg.methods)}.")
+            raise config.ConfigurationError(
+                f"Parameter repeated has {strange[0]!r}, but must have some of methods, {', '.join(cfg.methods)}."
+            )
         with errors_in_one_sentence():
             self.titles = adapter_titles(self.adapters)
             self.recipe = recipe_of(cfg, self.guidance_of(cfg.model))
@@ -78,21 +80,22 @@ class EditingStudy(BaseStudy):
         self.chosen_on = pairs_of(edits, "even", cfg.num_pairs // 2, cfg.seed)
         self.reported = pairs_of(edits, "odd", cfg.num_pairs // 2, cfg.seed)
         self.pairs: Sequence[EditItem] = self.reported
-        self._scores: EditScores | None = None
+        self.judges: EditJudges | None = None
 
     @property
-    def first(self) -> list[str]:
-        """Of the adapters that differ in their training seed alone the first, and all others."""
+    def groups(self) -> dict[str, list[str]]:
+        """Adapters that differ in their training seed alone, the first seed's first, under its title."""
         groups: dict[Any, list[tuple[int, str]]] = {}
         for adapter in self.adapters:
             fields = training_fields([adapter])
-            key = fields["training"] or adapter
-            groups.setdefault(key, []).append((*fields["training_seeds"][:1], adapter))
-        return [min(group)[-1] for group in groups.values()]
+            seed = fields["training_seeds"][0] if fields["training_seeds"] else 0
+            groups.setdefault(fields["training"] or adapter, []).append((seed, adapter))
+        ordered = [[adapter for _, adapter in sorted(group)] for group in groups.values()]
+        return {self.titles[group[0]]: group for group in ordered}
 
     def models_of(self, entry: Entry) -> list[str | None]:
         """The base model and the adapters that edit with this method: every training for the repeated ones, else the first."""
-        first = self.first
+        first = [group[0] for group in self.groups.values()]
         return [None, *(one for one in self.adapters if one in first or entry.method in self.cfg.repeated)]
 
     def row(self, entry: Entry, adapter: str | None, strength: float, chosen: bool = False) -> Row:
@@ -107,10 +110,10 @@ class EditingStudy(BaseStudy):
 
     def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, list[runs.Result]]:
         """By label every pair's result; see `run.run_edits`."""
-        if self._scores is None:
-            self._scores = EditScores(self.device, pipe.vae_scale_factor)
-        arguments = dict(weights=weights, scores=self._scores, conventions=CONVENTIONS)
-        return run_edits(pipe, self.pairs, rows, batch_size=self.cfg.batch_size, seed=self.cfg.seed, **arguments)
+        if self.judges is None:
+            self.judges = EditJudges("packaged", self.device, pipe.vae_scale_factor)
+        arguments = dict(batch_size=self.cfg.batch_size, seed=self.cfg.seed)
+        return run_edits(pipe, self.pairs, rows, weights=weights, judges=self.judges, **arguments)
 
     # The choice, on even ids ----------------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 The curve has a point for each strength: the mean LPIPS to the source outside the edit (lower keeps more) and success, the share of edits
 that the judge places nearer to the target's caption than to the source's. A model that edits less keeps more and succeeds less: it has
 moved along the curve. The number that tells the two apart is the gain in success at equal preservation. Both curves are interpolated
-linearly over the range of preservation that they share, and the gain is the mean difference of their success over this range. It was defined before
-any edit was measured. Its interval is a bootstrap over pairs, drawn within each kind of edit; both models get the same pairs.
+linearly over the range of preservation that they share, and the gain is the mean difference of their success over this range. It was
+defined before any edit was measured. Its interval is a bootstrap over pairs, drawn within each kind of edit; both models get the same.
 """
 
 from collections.abc import Sequence

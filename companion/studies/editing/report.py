@@ -9,6 +9,7 @@ import pandas as pd
 
 from ...evidence import records as results
 from ...evidence.fields import by_training, part_of
+from ...evidence.statistics import mean_interval
 from ...runs import runs
 from ..rows import Row
 from .curve import Curve, Gain, gain
@@ -137,13 +138,12 @@ def table(made: results.Record, part: str | None = None, metrics: Sequence[str] 
     The column "evaluations" is what an edit costs: evaluations of the network, the inversion included.
     """
     whole = by_training(part_of(made, part))
-    interval = results.mean_interval
     rows = {}
     for label, row in whole["rows"].items():
         cells = {}
         for metric in metrics:
             if metric in row["metrics"]:
-                one, decimals = interval(row["metrics"][metric]["values"], method="t"), METRICS[metric]["decimals"]
+                one, decimals = mean_interval(row["metrics"][metric]["values"], method="t"), METRICS[metric]["decimals"]
                 cells[METRICS[metric]["label"]] = f"{one.mean:.{decimals}f} [{one.low:.{decimals}f}, {one.high:.{decimals}f}]"
         rows[label] = cells | {"Evaluations": f"{made['facts']['evaluations'][label]:.0f}"}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("–")

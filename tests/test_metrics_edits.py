@@ -8,6 +8,7 @@ from skimage import data
 from tiny import assert_one_sentence
 from torch import Tensor
 
+from companion.judges.networks import lpips_network
 from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity, edits
 
 
@@ -22,7 +23,7 @@ def difference(preds: Tensor, target: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def network():
-    return LearnedPerceptualImagePatchSimilarity().network
+    return lpips_network()
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +68,10 @@ def test_over_the_whole_picture_a_region_has_the_metrics_own_values(pictures):
 def test_the_whole_pictures_values_are_those_of_the_reconstruction_metrics(pictures, mask, network):
     source, edited = pictures
     found = edits.to_truth(edited, source, None, lpips=network, lpips_map=edits.spatial_lpips(network))
-    metrics = {"lpips": LearnedPerceptualImagePatchSimilarity, "psnr": PeakSignalNoiseRatio, "ssim": StructuralSimilarity}
+    metrics = {"lpips": LearnedPerceptualImagePatchSimilarity(network), "psnr": PeakSignalNoiseRatio(), "ssim": StructuralSimilarity()}
     assert found.keys() == metrics.keys()
     for name, metric in metrics.items():
-        torch.testing.assert_close(found[name], metric().per_image(edited, source), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found[name], metric.per_image(edited, source), rtol=1e-5, atol=1e-7)
     names = edits.to_truth(edited, source, mask, lpips=difference, lpips_map=difference_map).keys()
     outside = edits.preservation(edited, source, mask, cell=4, lpips_map=difference_map).keys()
     assert {*names, *outside, "directional_alignment"} == edits.CONVENTIONS.keys()

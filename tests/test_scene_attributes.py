@@ -10,7 +10,7 @@ from companion.base import paths
 from companion.data.edits import load_edits
 from companion.data.load import load_scenes, scene_records
 from companion.judges import scene_attributes as judge
-from companion.judges.features import ImageNetFeatures
+from companion.judges.features import SCENE_RESOLUTION, ImageNetFeatures
 from companion.training.objectives.attributes import AttributesObjective, word_numbers
 from companion.world.scene_pairs import EDITS
 
@@ -43,7 +43,7 @@ def test_one_pass_gives_maps_and_the_usual_features():
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     network = judge.SceneFeatures()
     maps, pooled = network(images)
-    assert maps.shape == (2, judge.CHANNELS, 8, 8) and torch.equal(pooled, ImageNetFeatures(judge.RESOLUTION)(images))
+    assert maps.shape == (2, judge.CHANNELS, 8, 8) and torch.equal(pooled, ImageNetFeatures(SCENE_RESOLUTION)(images))
     assert not network.features.network[judge.LAYER]._forward_hooks
 
 

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from ..base import paths
 from ..weights.cards import read_card
 from ..world.vocabulary import CLASSES, COLOURS, EXTRAS, GROUNDS, SETTINGS, STYLES
-from .features import ImageNetFeatures
+from .features import SCENE_RESOLUTION, ImageNetFeatures, batch_size_on, device_of, feature_network_sha256
 from .networks import load_network_weights
 
-RESOLUTION = 128  # of what the feature network sees; scenes have 64 x 64 pixels
 LAYER, CHANNELS, WIDTH = 13, 96, 96  # of the network's layers the last of stride 16; its channels; those of the head
 POOLED = 2 * WIDTH + ImageNetFeatures.num_features
 FOLDER, WEIGHTS = "scene_attributes", "scene_attributes.safetensors"
@@ -37,7 +36,7 @@ WORDS: dict[str, tuple[str | None, ...]] = {
 ASKED = {"replace": "cls", "add": "extra", "recolour": "colour", "ground": "ground", "setting": "setting", "style": "style"}
 CONVENTION = (
     "1 where the scene judge's most likely word for the field that the edit was asked to change is the target's, else 0; the judge reads "
-    f"MobileNetV2 at {RESOLUTION} x {RESOLUTION} and was trained on real training images, sharp and blurred"
+    f"MobileNetV2 at {SCENE_RESOLUTION} x {SCENE_RESOLUTION} and was trained on real training images, sharp and blurred"
 )
 
 
@@ -46,7 +45,7 @@ class SceneFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = ImageNetFeatures(RESOLUTION)
+        self.features = ImageNetFeatures(SCENE_RESOLUTION)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Both, float32."""
@@ -99,16 +98,16 @@ class SceneJudge(nn.Module):
     by kind the `ceiling` (how often it finds the asked word in the true edit) and the `floor` (how often in the untouched source).
     """
 
-    def __init__(self, network: AttributeNetwork, held_out: dict[str, Any] | None = None, batch_size: int = 64):
+    def __init__(self, network: AttributeNetwork, held_out: dict[str, Any] | None = None):
         super().__init__()
-        self.features, self.batch_size = SceneFeatures(), batch_size
+        self.features = SceneFeatures()
         self.network = network.eval().requires_grad_(False)
         self.held_out = held_out or {}
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> dict[str, Tensor]:
         """Probability of each word of each field, (B, words), for images (B, 3, H, W) in [-1, 1]; ValueError as `check_images`."""
-        parts = [self.network(*self.features(batch)) for batch in images.split(self.batch_size)]
+        parts = [self.network(*self.features(batch)) for batch in images.split(batch_size_on(device_of(self)))]
         return {field: torch.cat([part[field] for part in parts]).softmax(dim=-1) for field in WORDS}
 
     def predict(self, images: Tensor) -> dict[str, list[str | None]]:
@@ -156,8 +155,8 @@ def asked(agreeing: Mapping[str, Tensor], kinds: Sequence[str]) -> Tensor:
 def required_inputs() -> dict[str, Any]:
     """What a trained judge is tied to: the feature network, where it is read, and the words' numbers."""
     return {
-        "feature_network_sha256": read_card(paths.METRIC_NETWORKS)["files"]["mobilenet_v2.safetensors"],
-        "feature_resolution": RESOLUTION,
+        "feature_network_sha256": feature_network_sha256(),
+        "feature_resolution": SCENE_RESOLUTION,
         "feature_layer": LAYER,
         "words": {field: list(words) for field, words in WORDS.items()},
     }

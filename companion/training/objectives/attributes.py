@@ -20,31 +20,29 @@ from ...base.progress import progress_bar
 from ...data.load import load_pairs, load_scenes
 from ...judges import scene_attributes as judge
 from ...judges.attributes import blurred
+from ...judges.features import BATCH
 from ...weights.cards import write_card
 from .base import Objective
 
-BATCH = 16  # images; see `features.BATCH`
-
 
 @torch.no_grad()
-def scene_maps(images: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
-    """Maps and pooled features (see `SceneFeatures`) of uint8 images (N, H, W, 3), in half precision.
+def scene_maps(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps and pooled features (see `SceneFeatures`) of uint8 images (N, 3, H, W), in half precision.
 
     About 100 images/s on one core; kept in runs/image_features under a hash of the images and the feature network.
     """
-    images = torch.as_tensor(images)
     inputs = {name: value for name, value in judge.required_inputs().items() if name != "words"}
     digest = hashlib.sha256(json.dumps(inputs).encode())
-    digest.update(images.numpy().tobytes())
+    digest.update(images.contiguous().numpy().tobytes())
     file = paths.RUNS / "image_features" / f"maps-{digest.hexdigest()[:32]}.safetensors"
     if not file.exists():
         network, found = judge.SceneFeatures(), []
-        batches = images.permute(0, 3, 1, 2).split(BATCH)
+        batches = images.split(BATCH)
         with progress_bar("feature maps", total=len(batches)) as advance_to:
             for batch in batches:
                 found.append([features.half() for features in network(from_uint8(batch))])
                 advance_to(len(found))
-        maps, pooled = (torch.cat(parts) for parts in zip(*found, strict=True))
+        maps, pooled = (torch.cat(parts).contiguous() for parts in zip(*found, strict=True))
         atomic_write(file, safetensors.torch.save({"maps": maps, "pooled": pooled}))
     stored = safetensors.torch.load_file(file)
     return stored["maps"], stored["pooled"]
@@ -83,7 +81,7 @@ class AttributesObjective(Objective):
             raise ValueError(f"limit must be at least 1, got {limit}")
         self.feature_dropout, self.held_out, self.limit = feature_dropout, tuple(held_out), limit
         scenes = load_scenes(split)
-        images = scenes.images[:limit]
+        images = scenes.pixels[:limit]
         self.numbers = word_numbers(scenes.records[:limit])
         self.features = scene_maps(images), scene_maps(blurred(images))
         self.network = judge.AttributeNetwork()
@@ -127,8 +125,8 @@ class AttributesObjective(Objective):
         return loss, logged
 
     @torch.no_grad()
-    def predicted(self, images: np.ndarray) -> dict[str, list[str | None]]:
-        """The judge's words for uint8 images (N, H, W, 3)."""
+    def predicted(self, images: Tensor) -> dict[str, list[str | None]]:
+        """The judge's words for uint8 images (N, 3, H, W)."""
         device = self.network.head.weight.device
         maps, pooled = scene_maps(images)
         parts = [self.network(m.float().to(device), p.float().to(device)) for m, p in zip(maps.split(500), pooled.split(500), strict=True)]
@@ -139,7 +137,7 @@ class AttributesObjective(Objective):
         """Accuracy of each field on a split, and of the second object among the scenes that have one."""
         scenes = load_scenes(split)
         records = scenes.records[: self.limit]
-        found = judge.agreement(self.predicted(scenes.images[: self.limit]), records)
+        found = judge.agreement(self.predicted(scenes.pixels[: self.limit]), records)
         some = torch.tensor([record["extra"] is not None for record in records])
         numbers = {field: values.nanmean().item() for field, values in found.items()}
         return {"num_images": len(records), **numbers, "extra_where_present": found["extra"][some].mean().item()}
@@ -149,7 +147,7 @@ class AttributesObjective(Objective):
         pairs = load_pairs("edits")
         kinds, targets = [pair.record["edit"] for pair in pairs], [pair.record["target"] for pair in pairs]
         values = {
-            name: judge.asked(judge.agreement(self.predicted(np.stack(images)), targets), kinds)
+            name: judge.asked(judge.agreement(self.predicted(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)), targets), kinds)
             for name, images in {"ceiling": [pair.target for pair in pairs], "floor": [pair.source for pair in pairs]}.items()
         }
         of_kind = {kind: torch.tensor([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}

@@ -107,7 +107,7 @@ def edit(
             branches = [(x_source, source, settings.source_guidance_scale), (x, target, settings.guidance_scale)]
             source_output, output = predict_branches(pipe.unet, step.t, branches, null)
             below = z0 if last else step.from_clean(z0, step.noise_between(x_source, z0)) + step.sigma * noises[i + 1]
-            recorded = below - step.mean(source_output, x_source)  # sigma_t n_t
-            x_source, x = below, step.mean(output, x) + recorded
+            # below - step.mean(source) is sigma_t n_t; summed up in this order, chains that agree stay equal to the last bit
+            x, x_source = below + (step.mean(output, x) - step.mean(source_output, x_source)), below
             check_latents(x, f"step {i} of {len(steps)}")
     return finish(pipe, x, counter)

@@ -129,7 +129,7 @@ def edit(
             found = inverted_for(pipe, images, source_prompts, inversion, progress=progress, **shared)
             chain = _pivot_chain(pipe, found, steps, settings)
         target = encode_prompts(pipe, target_prompts).to(chain.source)
-        residuals, z_source = chain.record(settings, progress)
+        means, z_source = chain.record(settings, progress)
         with torch.no_grad():
             reconstructions = _decode(pipe, z_source)
 
@@ -138,9 +138,9 @@ def edit(
             aligned = alignment(decoded, source_prompts, target_prompts, reconstructions)
             return aligned + settings.perceptual_weight * perceptual(decoded, reconstructions)
 
-        weights = optimise_weights(chain, target, residuals, loss_of, settings, progress)
+        weights = optimise_weights(chain, target, means, loss_of, settings, progress)
         with torch.no_grad():
-            z = chain.run(weights, target, residuals)
+            z = chain.run(weights, target, means)
     return finish(pipe, z, counter)
 
 
@@ -163,27 +163,28 @@ class _Chain:
 
     @torch.no_grad()
     def record(self, settings: Disentangle, progress: Progress) -> tuple[list[Tensor], Tensor]:
-        """Residual noises of the first steps, and z0 at the end of the source chain that they are added to."""
-        residuals, x = [], self.x
+        """Where the source chain's first steps end of themselves, T `residual_share` latents, and z0 at its end.
+
+        The residual noises are what `passes` lack of the former.
+        """
+        means, x = [], self.x
         kept = share_of_steps(settings.residual_share, len(self.steps))
         for i in progress(range(len(self.steps))):
-            below = self.step(i, x, self.source)
+            x = self.step(i, x, self.source)
             if i < kept:
-                residuals.append(self.passes[i] - below)
-                below = below + residuals[-1]
-            x = below
+                means.append(x)
+                x = self.passes[i]
             check_latents(x, f"step {i} of {len(self.steps)} of the source chain")
-        return residuals, x
+        return means, x
 
-    def run(self, weights: Tensor, target: Tensor, residuals: list[Tensor]) -> Tensor:
+    def run(self, weights: Tensor, target: Tensor, means: list[Tensor]) -> Tensor:
         """z0 of the edited chain; weights (B, T) of the source's embedding. Gradients flow to the weights, step by checkpointed step."""
         x = self.x
         for i in range(len(self.steps)):
-            w = weights[:, i, None, None]
-            mixed = w * self.source + (1 - w) * target
+            mixed = torch.lerp(target, self.source, weights[:, i, None, None])  # exact for equal embeddings, and for weights 0 and 1
             x = checkpoint(self.step, i, x, mixed, use_reentrant=False) if torch.is_grad_enabled() else self.step(i, x, mixed)
-            if i < len(residuals):
-                x = x + residuals[i]
+            if i < len(means):  # plus the residual noise; summed up in this order, a chain that agrees with the source's stays equal to it
+                x = self.passes[i] + (x - means[i])
             check_latents(x.detach(), f"step {i} of {len(self.steps)}")
         return x
 
@@ -191,7 +192,7 @@ class _Chain:
 def optimise_weights(
     chain: _Chain,
     target: Tensor,
-    residuals: list[Tensor],
+    means: list[Tensor],
     loss_of: Callable[[Tensor], Tensor],
     settings: Disentangle,
     progress: Progress = iter,
@@ -203,7 +204,7 @@ def optimise_weights(
     optimizer = torch.optim.Adam([weights], lr=settings.lr)
     for epoch in progress(range(settings.epochs)):
         with torch.enable_grad():
-            losses = loss_of(chain.run(weights, target, residuals))  # (B,)
+            losses = loss_of(chain.run(weights, target, means))  # (B,)
             optimizer.zero_grad()
             losses.sum().backward()
         if not losses.isfinite().all():
@@ -234,8 +235,8 @@ def _own_chain(
 
 def _pivot_chain(pipe: "StableDiffusionPipeline", found: Inverted, steps: list[Step], settings: Disentangle) -> _Chain:
     """The noise and the pivots of an inversion made by `inversions.invert`, with its null embeddings if it has any."""
-    pivots, source = found.pivots.to(pipe.unet.device, pipe.unet.dtype), encode_prompts(pipe, [""])
-    null = source.expand_as(found.prompt_embeds)
+    pivots = found.pivots.to(pipe.unet.device, pipe.unet.dtype)
+    null = encode_prompts(pipe, [""]).expand_as(found.prompt_embeds)
     nulls = [null] * len(steps) if found.null_embeds is None else list(found.null_embeds.to(null))
     return _Chain(pipe.unet, steps, settings.guidance_scale, pivots[-1], list(pivots.flip(0)[1:]), found.prompt_embeds.to(null), nulls)
 

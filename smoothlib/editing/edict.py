@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion import check_number
-from ..sampling import check_latents, encode_images, encode_prompts
+from ..sampling import Embeds, check_latents, embeds_at, encode_images, encode_prompts
 from .chains import Step, ddim_steps, predict_branches
 from .edited import Edited, counted, finish
 from .inputs import Generators, check_edit, check_generator, check_kind, check_steps_and_guidance
@@ -54,9 +54,10 @@ class EDICT:
 
 @dataclass(frozen=True)
 class CoupledChain:
-    """The coupled steps of one batch: up from the image, down from the noise, each with one prompt per image.
+    """The coupled steps of one batch: up from the image, down from the noise.
 
-    `steps` are those to run, the noisiest first; embeddings (B, L, D).
+    `steps` are those to run, the noisiest first. Prompt embeddings may have any form of `smoothlib.sampling`, index 0 for the first of
+    `steps` on both ways; the null embeddings are (B, L, D).
     """
 
     unet: torch.nn.Module
@@ -65,7 +66,7 @@ class CoupledChain:
     guidance_scale: float
     mixing: float
 
-    def up(self, pair: Pair, prompt_embeds: Tensor, progress: Progress = iter) -> Pair:
+    def up(self, pair: Pair, prompt_embeds: Embeds, progress: Progress = iter) -> Pair:
         """The exact inverse of `down` with the same prompts."""
         p, indices = self.mixing, range(len(self.steps))
         x, y = pair
@@ -81,7 +82,7 @@ class CoupledChain:
             check_latents(x, f"step {done} of {len(indices)} of the inversion")
         return x, y
 
-    def down(self, pair: Pair, prompt_embeds: Tensor, progress: Progress = iter) -> Pair:
+    def down(self, pair: Pair, prompt_embeds: Embeds, progress: Progress = iter) -> Pair:
         """From the noise to two estimates of z0, which are equal where `up` came from one image with the same prompts."""
         p = self.mixing
         x, y = pair
@@ -99,10 +100,11 @@ class CoupledChain:
         """Which chain changes first. It is the step's place on the way down that decides, so that any number of steps can be undone."""
         return (0, 1) if i % 2 == 0 else (1, 0)
 
-    def _affine(self, i: int, asked: Tensor, prompt_embeds: Tensor) -> tuple[Tensor, Tensor]:
+    def _affine(self, i: int, asked: Tensor, prompt_embeds: Embeds) -> tuple[Tensor, Tensor]:
         """a_t and b_t eps(asked, t)."""
         step = self.steps[i]
-        (output,) = predict_branches(self.unet, step.t, [(asked, prompt_embeds, self.guidance_scale)], self.null_embeds)
+        embeds = embeds_at(prompt_embeds, i, len(asked))
+        (output,) = predict_branches(self.unet, step.t, [(asked, embeds, self.guidance_scale)], self.null_embeds)
         a = (step.alpha_bar_below / step.alpha_bar).sqrt()
         b = (1 - step.alpha_bar_below).sqrt() - a * (1 - step.alpha_bar).sqrt()
         return a, b * step.noise(output, asked)

@@ -7,6 +7,7 @@ and nothing else. Both are timed alternately; a third figure takes both from wit
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 
 import torch
 
@@ -16,32 +17,32 @@ from companion.runs import runs
 from companion.studies.smoothness.generation import initial_noise
 from companion.studies.smoothness.walks import LatentWalk, walk_prompts_from
 from companion.weights import pipelines as models
-from smoothlib.sampling import decode_latents, encode_prompts
+from smoothlib.sampling import Sampling, decode_latents, encode_prompts
 
 
-def run_seconds(pipe, prompts, arguments: dict, batch_size: int) -> tuple[float, float]:
+def run_seconds(pipe, prompts, sampling: Sampling, frames: int, batch_size: int) -> tuple[float, float]:
     """Seconds of a whole run, and its items' seconds / forward_seconds."""
     with tempfile.TemporaryDirectory() as root:
         started = time.perf_counter()
         found = runs.run_items(
-            prompts, LatentWalk(pipe, **arguments), name="istd", config={}, batch_size=batch_size, root=root, progress=False
+            prompts, LatentWalk(pipe, sampling, frames=frames), name="istd", config={}, batch_size=batch_size, root=root, progress=False
         )
         seconds = time.perf_counter() - started
     return seconds, sum(item["seconds"] for item in found) / sum(item["forward_seconds"] for item in found)
 
 
 @torch.no_grad()
-def bare_seconds(pipe, prompts, arguments: dict, batch_size: int) -> float:
+def bare_seconds(pipe, prompts, sampling: Sampling, frames: int, batch_size: int) -> float:
     """Seconds of the forward passes that the run needs, on ready inputs."""
     total = 0.0
     for start in range(0, len(prompts), batch_size):
-        count = min(batch_size, len(prompts) - start) * arguments["frames"]
+        count = min(batch_size, len(prompts) - start) * frames
         x = initial_noise(pipe, range(count)).to(pipe.unet.device, pipe.unet.dtype)
         embeds = encode_prompts(pipe, [prompts[0].caption]).to(x).expand(count, -1, -1)
-        guided = arguments["guidance_scale"] != 1
+        guided = sampling.guidance_scale != 1
         both, both_embeds = (torch.cat([x, x]), torch.cat([embeds, embeds])) if guided else (x, embeds)
         started = time.perf_counter()
-        for _ in range(arguments["num_inference_steps"]):
+        for _ in range(sampling.num_inference_steps):
             pipe.unet(both, 500, encoder_hidden_states=both_embeds, return_dict=False)
         decode_latents(pipe, x).cpu()  # waits for the device
         total += time.perf_counter() - started
@@ -60,15 +61,14 @@ def main() -> None:
     options = parser.parse_args()
     pipe = models.load_pipeline(options.model)
     prompts = walk_prompts_from(datasets.load_scenes("test"), options.prompts)
-    guidance_scale = models.default_guidance_scale(options.model)
-    arguments = dict(guidance_scale=guidance_scale, num_inference_steps=options.steps, frames=options.frames)
+    sampling = Sampling(models.default_guidance_scale(options.model), options.steps)
     host = machine()
     print(f"{host['name']}, {host['threads']} threads; {options.prompts} prompts x {options.frames} frames, {options.steps} steps")
-    bare_seconds(pipe, prompts[:1], arguments | {"num_inference_steps": 1}, 1)  # warm up
+    bare_seconds(pipe, prompts[:1], replace(sampling, num_inference_steps=1), options.frames, 1)  # warm up
     run, bare = [], []
     for _ in range(options.repeats):
-        bare.append(bare_seconds(pipe, prompts, arguments, options.batch_size))
-        seconds, within = run_seconds(pipe, prompts, arguments, options.batch_size)
+        bare.append(bare_seconds(pipe, prompts, sampling, options.frames, options.batch_size))
+        seconds, within = run_seconds(pipe, prompts, sampling, options.frames, options.batch_size)
         run.append(seconds)
         print(f"run {run[-1]:.2f} s, bare {bare[-1]:.2f} s; within the run {within:.3f}x")
     print(f"run / bare forwards: {min(run) / min(bare):.3f}x")

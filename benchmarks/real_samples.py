@@ -10,7 +10,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from companion.data import load as datasets
-from companion.training.objectives.denoising import LORA_LAYERS
+from companion.training.objectives.options import LORA_LAYERS
 from companion.weights import pipelines as models
 from smoothlib.pixels import from_uint8
 from smoothlib.predictions import predict_x0

@@ -1,4 +1,4 @@
-"""The method of Smooth Diffusion (arXiv:2312.04410) on tensors and a diffusers pipeline: regularizer, inversion, interpolation, metrics.
+"""The method of Smooth Diffusion (arXiv:2312.04410) on tensors and a diffusers pipeline: training loss, inversion, interpolation, metrics.
 
 The names below are imported from their modules when they are first used, so that `import smoothlib` does not wait for PyTorch.
 """
@@ -26,7 +26,7 @@ _NAMES = {  # module -> what it gives here
     "pixels": ("from_uint8", "to_uint8"),
     "predictions": ("predict_x0",),
     "regularizer.variation": ("StepwiseVariation",),
-    "sampling": ("decode_latents", "encode_images", "encode_prompts", "sample"),
+    "sampling": ("Sampling", "decode_latents", "encode_images", "encode_prompts", "sample"),
     "training_loss": ("regularized_loss",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

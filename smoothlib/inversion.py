@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .denoiser import Added, call_network, network_of, predict_noise
 from .diffusion import check_finite, check_number, ddim_inverse_scheduler, ddim_scheduler, set_timesteps
+from .embeddings import check_embeds
 from .null_text import GuidedStep, check_loss, frozen, optimise
-from .sampling import check_embeds, check_latents, encode_prompts
+from .sampling import check_latents, encode_prompts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

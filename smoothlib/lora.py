@@ -80,11 +80,10 @@ def load_smooth_lora(pipe: "StableDiffusionPipeline", file: str | Path, name: st
             projection or a layer that it names unchanged.
 
     Example:
-        >>> from pathlib import Path
-        >>> from diffusers import StableDiffusionPipeline
+        >>> from companion.base.paths import ADAPTERS
+        >>> from companion.weights.pipelines import load_pipeline
         >>> from smoothlib import load_smooth_lora
-        >>> pipe = StableDiffusionPipeline.from_pretrained("data/models/mini")
-        >>> load_smooth_lora(pipe, "data/models/adapters/smooth/pytorch_lora_weights.safetensors", name="smooth")
+        >>> load_smooth_lora(load_pipeline("mini"), ADAPTERS / "smooth" / "pytorch_lora_weights.safetensors", name="smooth")
         'smooth'
     """
     file = Path(file)

@@ -1,15 +1,12 @@
 """Guided sampling from given noise (Eq. 3, 5), with per-step null embeddings and the prompt switch of Eq. 15.
 
 The loop is `StableDiffusionPipeline.__call__` laid open: same scheduler, same guidance, every x_t yielded. Text embeddings, conditional
-or null, may be given in three forms; a batch of 1 stands for the same embedding for every image:
-
-- `(B, L, D)`: one embedding for all steps;
-- `(T, B, L, D)`: one per step, in sampling order (index 0 belongs to the noisiest step);
-- a callable `i -> (B, L, D)` of the step index.
+or null, may be given in the three forms of `embeddings`.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +14,49 @@ from torch import Tensor
 
 from .denoiser import Added, network_of, predict_noise
 from .diffusion import check_finite, check_number, sampling_scheduler, set_timesteps, warn_of_signal
+from .embeddings import Embeds, check_embeds, embeds_at
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-Embeds = Tensor | Callable[[int], Tensor]
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are sampled, as one value for what hands it through: walks, interpolations, studies.
+
+    `sample` and `sample_steps` take the first three one by one, under diffusers' names.
+
+    Args:
+        guidance_scale: w of Eq. 5.
+        num_inference_steps: T.
+        null_embeds: null embeddings in any form of `embeddings`, of the empty prompt where None.
+        batch_size: most images in one call of the network (which guidance doubles); None: all at once.
+
+    Raises:
+        ValueError: one of them is out of range.
+
+    Example:
+        >>> from smoothlib import Sampling
+        >>> Sampling(7.5).num_inference_steps
+        50
+    """
+
+    guidance_scale: float
+    num_inference_steps: int = 50
+    null_embeds: Embeds | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("guidance_scale", self.guidance_scale)
+        if not isinstance(self.num_inference_steps, int) or self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be an integer from 1, not {self.num_inference_steps!r}")
+        check_batch_size(self.batch_size)
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """ValueError unless `batch_size` is None or at least 1."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, or None for all at once, not {batch_size}")
 
 
 @torch.no_grad()
@@ -110,7 +145,7 @@ def sample_steps(
 
     Args:
         latents: x_T, unit Gaussian noise or an inverted latent, (B, 4, h, w); with `first_step` k > 0, the noisy latents after k steps.
-        prompt_embeds: conditional embeddings in any form of the module's docstring.
+        prompt_embeds: conditional embeddings in any form of `embeddings`.
         guidance_scale: w of Eq. 5; 1 means conditional only. (The pipeline itself also treats values below 1 as 1; this loop does not.)
         null_embeds: null embeddings in any form; None for the plain empty prompt.
         num_inference_steps: T.
@@ -193,49 +228,6 @@ def prompt_switch(source_embeds: Tensor, target_embeds: Tensor, *, ratio: float,
         raise ValueError(f"ratio must be from 0 to 1, not {ratio}")
     source_steps = num_inference_steps - share_of_steps(ratio, num_inference_steps)
     return lambda i: source_embeds if i < source_steps else target_embeds
-
-
-def pipeline_arguments(prompt_embeds: Embeds, null_embeds: Embeds, *, batch_size: int | None = None) -> dict[str, Any]:
-    """Arguments that make `StableDiffusionPipeline` replay per-step embeddings: `pipe(latents=x_T, **pipeline_arguments(...))`.
-
-    The pipeline calls `callback_on_step_end` after a step, so step 0's embeddings go in as arguments and the callback sets those of step
-    i + 1. `batch_size` is needed only where a batch of 1 stands for several images. The result equals `sample` at guidance_scale >= 1 under
-    "leading" spacing (under the others the pipeline's steps leave gaps).
-    """
-    first = prompt_embeds(0) if callable(prompt_embeds) else prompt_embeds
-    batch_size = batch_size or max(first.shape[-3], 1 if callable(null_embeds) else null_embeds.shape[-3])
-
-    def replay(pipe: "StableDiffusionPipeline", i: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if i + 1 == pipe.num_timesteps:
-            return {}
-        cond = embeds_at(prompt_embeds, i + 1, batch_size)
-        if not pipe.do_classifier_free_guidance:
-            return {"prompt_embeds": cond}
-        return {"prompt_embeds": torch.cat([embeds_at(null_embeds, i + 1, batch_size), cond])}
-
-    return {
-        "prompt_embeds": embeds_at(prompt_embeds, 0, batch_size),
-        "negative_prompt_embeds": embeds_at(null_embeds, 0, batch_size),
-        "callback_on_step_end": replay,
-        "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
-    }
-
-
-def embeds_at(embeds: Embeds, i: int, batch_size: int) -> Tensor:
-    """The embeddings of step i, (B, L, D), from any of the three forms."""
-    now = embeds(i) if callable(embeds) else embeds[i] if embeds.ndim == 4 else embeds
-    return now.expand(batch_size, -1, -1)
-
-
-def check_embeds(name: str, embeds: Embeds | None, num_inference_steps: int, batch_size: int) -> None:
-    """Raise unless `embeds` has one of the three forms for T steps and B images, and is finite (a callable is taken at its word)."""
-    if embeds is None or callable(embeds):
-        return
-    steps_fit = embeds.ndim == 3 or (embeds.ndim == 4 and embeds.shape[0] == num_inference_steps)
-    if not steps_fit or embeds.shape[-3] not in (1, batch_size):
-        one_step = f"{batch_size} or 1, L, D"
-        raise ValueError(f"{name} must have shape ({one_step}) or ({num_inference_steps}, {one_step}), not {tuple(embeds.shape)}")
-    check_finite(name, embeds)
 
 
 def check_latents(x: Tensor, where: str) -> None:

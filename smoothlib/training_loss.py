@@ -60,10 +60,9 @@ class _Batch:
         if guidance_scale == 1:
             output = guided = wide(call_network(self.network, x_t, t, embeds, added))
         else:  # one call as in `denoiser.predict_noise`, which does not give the prompt's own prediction, that L_base needs
-            null = self.null_embeds.expand(len(x_t), -1, -1)
-            null_added = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in self.null_added.items()}
-            both = {name: torch.cat([value, null_added.get(name, value)]) for name, value in added.items()}
-            found = call_network(self.network, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([embeds, null]), both)
+            null = {name: _of_rows(value, rows, len(x_t)) for name, value in {"": self.null_embeds, **self.null_added}.items()}
+            both = {name: torch.cat([value, null[name]]) for name, value in added.items()}
+            found = call_network(self.network, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([embeds, null[""]]), both)
             output, unconditional = wide(found).chunk(2)
             guided = guidance_scale * output - (guidance_scale - 1) * unconditional
         return estimate(guided, x_t, level, self.prediction_type).x0_hat, output
@@ -81,6 +80,11 @@ class _Batch:
             return torch.ones_like(self.level)
         snr = self.level / (1 - self.level)
         return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=min_snr_gamma))
+
+
+def _of_rows(values: Tensor, rows: slice, count: int) -> Tensor:
+    """These rows of a condition that is given for each sample, or once for all."""
+    return values.expand(count, *values.shape[1:]) if len(values) == 1 else values[rows]
 
 
 def regularized_loss(
@@ -145,18 +149,18 @@ def regularized_loss(
         >>> bool(found.loss == found.base + found.variation.loss)
         True
     """
-    check_options(regularization, regularize_every, regularized_share, regularized_guidance, min_snr_gamma)
+    check_loss_options(regularization, regularize_every, regularized_share, regularized_guidance, min_snr_gamma)
     if regularizer is not None and regularized_guidance != 1 and null_embeds is None:
         raise ValueError(f"null_embeds is None, but must be the empty prompt's embedding for regularized_guidance {regularized_guidance}")
     _check_batch(latents, prompt_embeds, draws or {})
     kind, times, levels = _noise_levels(scheduler, min_snr_gamma)
     drawn = _drawn(latents, len(levels), regularizer is not None, generator, draws or {})
-    eps, chosen = drawn["eps"], drawn["timesteps"]
+    eps, chosen = drawn["eps"].to(latents.dtype), drawn["timesteps"]
     t, level = (table[chosen.to(table.device)].to(latents.device) for table in (times, levels))
     added = added or {}
     null_added = added if null_added is None else null_added
     batch = _Batch(network, latents, t, level, prompt_embeds, null_embeds, kind, added, null_added)
-    variation, output = None, None
+    variation = None
     if regularizer is not None and step % regularize_every == 0:
         n = math.ceil(regularized_share * len(eps))
         time = t[:n] / scheduler.config.num_train_timesteps
@@ -186,7 +190,7 @@ def _variation(
     return variation, torch.cat([variation.output, batch.denoise(eps[rest], rest)[1]])
 
 
-def check_options(
+def check_loss_options(
     regularization: float, regularize_every: int, regularized_share: float, regularized_guidance: float, min_snr_gamma: float
 ) -> None:
     """ValueError for an option of `regularized_loss` that is out of its range."""
@@ -238,5 +242,6 @@ def _drawn(
     }
     if with_direction:
         make["direction_noise"] = lambda: torch.randn(latents.shape, **options)
-    found = {name: (draws[name] if name in draws else draw()).to(latents.device) for name, draw in make.items()}
-    return found | {"eps": found["eps"].to(latents.dtype)}
+    found = {name: draws[name] if name in draws else draw() for name, draw in make.items()}
+    # the timesteps stay where they are: bringing them back from an accelerator would make every step wait for it
+    return found | {name: values.to(latents.device) for name, values in found.items() if name != "timesteps"}

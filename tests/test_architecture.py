@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ ROOMS = {
     "training": ("base", "weights", "data", "world", "judges"),
     "studies": ("base", "book", "runs", "weights", "data", "evidence", "judges"),
 }
+MODULE_LINES, FUNCTION_LINES = 250, 60
 # Arrows that point the wrong way, and what takes each away; one that is gone must go from here too.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
@@ -91,3 +93,31 @@ def test_no_module_imports_itself_through_others(graph):
         sorter.prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_networks_are_called_through_one_door():
+    """What a call means, of a UNet or a transformer and whatever it predicts, is decided in `smoothlib.denoiser` alone."""
+    called = {
+        name: {ast.unparse(node.func).split(".")[-1] for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for name, tree in modules().items()
+    }
+    direct = {name for name, names in called.items() if name.startswith("smoothlib") and names & {"unet", "transformer"}}
+    assert not direct and "call_network" in called["smoothlib.denoiser"] & called["smoothlib.inversion"]
+
+
+def test_modules_and_functions_stay_short():
+    """A function's docstring is not counted: equation, shapes, units and errors belong there, and are not what makes code long."""
+    trees = modules()
+    long = {name: lines for name in trees if (lines := len(source_of(name).read_text(encoding="utf-8").splitlines())) > MODULE_LINES}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                doc = len((ast.get_docstring(node, clean=False) or "").splitlines())
+                if (lines := node.end_lineno - node.lineno + 1 - doc) > FUNCTION_LINES:
+                    long[f"{name}.{node.name}"] = lines
+    assert len(trees) > 100 and not long
+
+
+def source_of(name: str) -> Path:
+    path = ROOT.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -8,6 +8,7 @@ from companion.data import load as datasets
 from companion.judges import attributes
 from companion.studies.smoothness import generation
 from companion.weights import pipelines as models
+from smoothlib.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_a_larger_choice_keeps_the_prompts_of_a_smaller_one():
 
 def test_generation_equals_the_diffusers_pipeline(pipe):
     prompts = generation.prompts_from(datasets.load_scenes("test"), 3, seed=0)
-    ours = generation.Generation(pipe, guidance_scale=3.0, num_inference_steps=4)(prompts)
+    ours = generation.Generation(pipe, Sampling(3.0, 4))(prompts)
     noise = generation.initial_noise(pipe, [p.noise_seed for p in prompts])
     theirs = pipe([p.caption for p in prompts], latents=noise, guidance_scale=3.0, num_inference_steps=4, output_type="np").images
     assert all(r["seconds"] > 0 for r in ours)
@@ -45,9 +46,7 @@ def test_prompts_steer_the_image(pipe):
         np.stack(
             [
                 r["image"]
-                for r in generation.Generation(pipe, guidance_scale=3.0, num_inference_steps=8)(
-                    [generation.Prompt(str(s), caption, s) for s in noise_seeds]
-                )
+                for r in generation.Generation(pipe, Sampling(3.0, 8))([generation.Prompt(str(s), caption, s) for s in noise_seeds])
             ]
         )
         for caption in captions

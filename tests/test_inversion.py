@@ -9,8 +9,9 @@ import torch
 from tiny import LATENT_SHAPE, counted_calls, noise, sd_scheduler, smooth_tiny_pipeline, tiny_pipeline
 
 from smoothlib.diffusion import ddim_scheduler, set_timesteps
+from smoothlib.embeddings import pipeline_arguments
 from smoothlib.inversion import ddim_invert, null_text_inversion
-from smoothlib.sampling import encode_prompts, pipeline_arguments, sample
+from smoothlib.sampling import encode_prompts, sample
 
 PROMPTS = ["a red car", "a dog", "two cats"]
 T, GUIDANCE = 4, 7.5

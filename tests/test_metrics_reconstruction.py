@@ -230,7 +230,7 @@ def test_direction(metric: type, pairs: tuple[Tensor, Tensor]) -> None:
     worse, better = pairs[0][2:3], pairs[0][0:1]
     target = pairs[1]
     difference = metric().per_image(better, target[0:1]) - metric().per_image(worse, target[2:3])
-    assert (difference > 0).item() == metric.higher_is_better
+    assert (difference > 0).item() == metric().higher_is_better
 
 
 def faulty(pairs: tuple[Tensor, Tensor]) -> dict[str, tuple[object, object, str]]:

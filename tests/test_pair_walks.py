@@ -23,11 +23,11 @@ from smoothlib.interpolation.anid import anid, anid_coarse_to_fine
 from smoothlib.interpolation.real_images import real_image_interpolation, vae_interpolation
 from smoothlib.metrics import PeakSignalNoiseRatio
 from smoothlib.metrics.istd import InterpolationStandardDeviation
-from smoothlib.sampling import encode_prompts
+from smoothlib.sampling import Sampling, encode_prompts
 
 SIZE = 32  # LPIPS needs 31
 CAPTIONS = [("a red car", "a dog"), ("two cats", "two cats")]
-SETTINGS = dict(guidance_scale=3.0, num_inner_steps=2)
+SETTINGS = dict(sampling=Sampling(3.0), num_inner_steps=2)
 RUN = SETTINGS | dict(title="walk")
 
 
@@ -53,7 +53,7 @@ def stacked(pairs):
 def test_each_kind_is_the_function_that_it_names(pipe, pairs, kind):
     first, second = stacked(pairs)
     embeds, second_embeds = (encode_prompts(pipe, [captions[k] for captions in CAPTIONS]) for k in (0, 1))
-    arguments = dict(guidance_scale=3.0, second_embeds=second_embeds, num_inference_steps=4, frames=3)
+    arguments = dict(sampling=Sampling(3.0, 4), second_embeds=second_embeds, frames=3)
     low, high = (initial_noise(pipe, [seed + offset for seed in (7, 8)]) for offset in (0, 1_000_000_000))
     assert not torch.equal(low, high)
     wanted = {
@@ -78,7 +78,7 @@ def test_levels_of_the_coarse_to_fine_form_have_noises_of_their_own(pipe, pairs)
     first, second = stacked(pairs)
     embeds, second_embeds = (encode_prompts(pipe, [captions[k] for captions in CAPTIONS]) for k in (0, 1))
     noises = torch.stack([initial_noise(pipe, [seed + k * 1_000_000_000 for seed in (7, 8)]) for k in (0, 1)])
-    arguments = dict(guidance_scale=3.0, second_embeds=second_embeds, num_inference_steps=8, frames=5)
+    arguments = dict(sampling=Sampling(3.0, 8), second_embeds=second_embeds, frames=5)
     wanted = anid_coarse_to_fine(pipe, first, second, embeds, noises, **arguments)
     found = PairWalk(pipe, PairMethod("anid_coarse_to_fine", 8, 5), **SETTINGS)(pairs)
     for result, walk in zip(found, wanted, strict=True):
@@ -88,7 +88,7 @@ def test_levels_of_the_coarse_to_fine_form_have_noises_of_their_own(pipe, pairs)
 def test_results_are_stored_under_what_determines_them(pipe, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("companion.base.paths.RUNS", tmp_path)
     method = PairMethod("walk", 2, 3)
-    found = run_pairs(pipe, pairs, method, weights="w", batch_size=6, **RUN)
+    found = run_pairs(pipe, pairs, method, weights="w", **RUN | dict(sampling=Sampling(3.0, batch_size=6)))
     values = pair_values(found)
     assert values.keys() == COLUMNS.keys() == CONVENTIONS.keys() and all(value.shape == (2,) for value in values.values())
     np.testing.assert_allclose(values["cv"], [r["step_distances"].std() / r["step_distances"].mean() for r in found])
@@ -97,8 +97,9 @@ def test_results_are_stored_under_what_determines_them(pipe, pairs, tmp_path, mo
 
     called = []
     monkeypatch.setattr(PairWalk, "__call__", lambda self, items: called.extend(items) or [{"x": 1.0}] * len(items))
-    assert run_pairs(pipe, pairs, method, weights="w", batch_size=3, **RUN)[1]["seconds"] == found[1]["seconds"] and not called
-    for change in (dict(weights="v"), dict(guidance_scale=4.0), dict(num_inner_steps=3)):
+    smaller = RUN | dict(sampling=Sampling(3.0, batch_size=3))
+    assert run_pairs(pipe, pairs, method, weights="w", **smaller)[1]["seconds"] == found[1]["seconds"] and not called
+    for change in (dict(weights="v"), dict(sampling=Sampling(4.0)), dict(num_inner_steps=3)):
         run_pairs(pipe, pairs[:1], method, **(dict(weights="w") | RUN | change))
     run_pairs(pipe, pairs[:1], PairMethod("walk", 3, 3), weights="w", **RUN)
     run_pairs(pipe, pairs[:1], PairMethod("walk", 2, 4), weights="w", **RUN)

@@ -8,11 +8,11 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from tiny import IMAGE_SIZE, LATENT_SHAPE, counted_calls, noise, sd_scheduler, tiny_pipeline
 
+from smoothlib.embeddings import pipeline_arguments
 from smoothlib.sampling import (
     decode_latents,
     encode_images,
     encode_prompts,
-    pipeline_arguments,
     predict_noise,
     prompt_switch,
     sample,

@@ -13,7 +13,7 @@ from smoothlib.diffusion import ddim_inverse_scheduler, ddim_scheduler, noise_sc
 from smoothlib.interpolation.anid import anid
 from smoothlib.interpolation.walk import latent_walk
 from smoothlib.inversion import ddim_invert, null_text_inversion
-from smoothlib.sampling import encode_prompts, sample
+from smoothlib.sampling import Sampling, encode_prompts, sample
 
 KINDS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
@@ -176,7 +176,7 @@ def test_anid_needs_latents_of_unit_variance():
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     images = torch.zeros(1, 3, 16, 16)
     with pytest.raises(ValueError, match="scheduler is EulerDiscreteScheduler, but must keep latents at unit variance for ANID"):
-        anid(pipe, images, images, torch.zeros(1, 16, 16), noise(1, *LATENT_SHAPE), guidance_scale=1.0)
+        anid(pipe, images, images, torch.zeros(1, 16, 16), noise(1, *LATENT_SHAPE), Sampling(1.0))
 
 
 @pytest.mark.parametrize("steps", [2, 20, 25, 50, 100, 200, 999])
@@ -208,7 +208,7 @@ def start(steps, spacing="leading", walk=False, **arguments):
     settings = dict(guidance_scale=1.0, num_inference_steps=steps, **arguments)
     x, embeds = noise(1, *LATENT_SHAPE), torch.zeros(1, 16, 16)
     with contextlib.suppress(TypeError):
-        latent_walk(pipe, x, x, embeds, frames=2, **settings) if walk else sample(pipe, x, embeds, **settings)
+        latent_walk(pipe, x, x, embeds, Sampling(1.0, steps), frames=2) if walk else sample(pipe, x, embeds, **settings)
 
 
 def test_a_configuration_alone_says_what_it_is():

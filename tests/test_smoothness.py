@@ -14,6 +14,7 @@ from companion.studies.smoothness.generation import Generation, prompts_from
 from companion.studies.smoothness.walks import walk_prompts_from
 from companion.weights import pipelines as models
 from smoothlib.metrics.text_alignment import CaptionAlignment
+from smoothlib.sampling import Sampling
 
 
 class MeanColours(nn.Module):
@@ -39,10 +40,8 @@ def arguments(tmp_path, monkeypatch):
         walk_prompts=walk_prompts_from(scenes, 2),
         prompts=prompts_from(scenes, 5),
         real_features=real,
-        guidance_scale=1.0,
-        num_inference_steps=2,
+        sampling=Sampling(1.0, 2, batch_size=6),
         frames=3,
-        batch_size=6,
     )
 
 

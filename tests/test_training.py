@@ -16,9 +16,10 @@ import yaml
 from torch import nn
 
 from companion.base import paths
-from companion.training.loop import ExponentialMovingAverage, Trainer, learning_rate_at, step_indices
+from companion.training.loop import Trainer
 from companion.training.objectives import Objective
 from companion.training.objectives.denoising import DenoisingObjective
+from companion.training.schedule import ExponentialMovingAverage, learning_rate_at, step_indices
 from companion.training.settings import FREE_TO_CHANGE, Loader, TrainingConfig, load_config
 from smoothlib.regularizer.gradients import FORMER_DIFFERENCES
 

@@ -48,7 +48,7 @@ class Perfect(nn.Module):
         level = self.scheduler.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
         eps = (sample - level.sqrt() * Z0) / (1 - level).sqrt()
         target = {"epsilon": eps, "sample": Z0, "v_prediction": level.sqrt() * eps - (1 - level).sqrt() * Z0}[self.kind]
-        return (self.gain * target,)
+        return (self.gain * target + 0 * sample,)  # all of it in the graph of the noise
 
 
 def jacobian(kind, level, gain):
@@ -145,6 +145,9 @@ def test_guidance_is_of_l_reg_alone():
     torch.testing.assert_close(found.base, plain.loss)
     s = (1 - scheduler_of("sample").alphas_cumprod[T]).sqrt()
     torch.testing.assert_close(found.variation.r, s * s * (2 * 0.5 - 0.2), rtol=1e-4, atol=0)
+    each = options | {"null_embeds": torch.full((6, 3, 5), 0.2), "regularized_share": 0.5}  # a null embedding of each sample
+    half = regularized_loss(Linear(), Z0, EMBEDS, scheduler_of("sample"), StepwiseVariation(difference=0.001), **each)
+    torch.testing.assert_close(half.variation.r, found.variation.r[:3])
 
 
 def test_embeddings_that_are_trained_get_their_share_of_the_gradient_of_l_reg():

@@ -25,9 +25,9 @@ from companion.studies.smoothness.walks import (
 from companion.weights import pipelines as models
 from smoothlib.interpolation.walk import latent_walk
 from smoothlib.metrics.istd import InterpolationStandardDeviation, step_distances, step_statistics
-from smoothlib.sampling import encode_prompts
+from smoothlib.sampling import Sampling, encode_prompts
 
-SETTINGS = dict(guidance_scale=3.0, num_inference_steps=2, frames=4)
+SETTINGS = dict(sampling=Sampling(3.0, 2), frames=4)
 PROMPTS = [WalkPrompt("a", "a red car", 1, 11), WalkPrompt("b", "a dog", 2, 12), WalkPrompt("c", "a cat", 3, 13)]
 
 
@@ -83,15 +83,14 @@ def test_distances_are_those_of_the_float_images(pipe, walked):
 
 
 def test_a_walk_starts_at_the_generated_image_of_its_prompt(pipe, walked):
-    settings = {name: SETTINGS[name] for name in ("guidance_scale", "num_inference_steps")}
     for end, frame in (("start_seed", 0), ("end_seed", -1)):
-        made = Generation(pipe, **settings)([Prompt(p.id, p.caption, getattr(p, end)) for p in PROMPTS])
+        made = Generation(pipe, SETTINGS["sampling"])([Prompt(p.id, p.caption, getattr(p, end)) for p in PROMPTS])
         for walk, one in zip(walked, made, strict=True):
             assert np.abs(walk["frames"][frame].astype(int) - one["image"]).max() <= 1
 
 
 def test_stored_results_are_the_same_whatever_the_batch(pipe, walked, tmp_path):
-    procedure = LatentWalk(pipe, batch_size=3, **SETTINGS)
+    procedure = LatentWalk(pipe, Sampling(3.0, 2, batch_size=3), frames=4)
     stored = runs.run_items(PROMPTS, procedure, name="walks", config={}, batch_size=2, root=tmp_path, progress=False)
     for one, other in zip(stored, walked, strict=True):
         assert one.keys() == other.keys()
@@ -130,15 +129,20 @@ def test_figures_read_the_walks_that_the_tables_store(pipe, monkeypatch):
         pass
 
     def see(items, procedure, **options):
-        raise Seen(options | {"frames": procedure.arguments, "items": items})
+        raise Seen(options | {"sampling": procedure.sampling, "frames": procedure.frames, "items": items})
 
     monkeypatch.setattr(runs, "run_items", see)
-    settings = SETTINGS | dict(title="base", weights=models.fingerprint(pipe), batch_size=12)
+    settings = dict(title="base", weights=models.fingerprint(pipe), sampling=Sampling(3.0, 2, batch_size=12), frames=4)
     with pytest.raises(Seen) as table:
         smoothness.measure(pipe, None, PROMPTS, [], None, **settings)
     with pytest.raises(Seen) as figure:
         run_walks(pipe, PROMPTS, **settings)
     assert table.value.args == figure.value.args and figure.value.args[0]["batch_size"] == 3
+
+
+def test_null_embeddings_which_no_key_tells_are_not_stored(pipe):
+    with pytest.raises(ValueError, match="sampling has null_embeds, but must have none where items are stored"):
+        run_walks(pipe, PROMPTS, title="base", weights="w", sampling=Sampling(3.0, 2, null_embeds=torch.zeros(1, 16, 16)))
 
 
 def test_given_captions_have_noises_of_their_own():

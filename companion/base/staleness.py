@@ -41,6 +41,7 @@ WITHOUT_INFLUENCE = frozenset(
         "companion.evidence.records",
         "companion.evidence.statements",
         "companion.evidence.status",
+        "companion.evidence.stored_records",
         "companion.evidence.tables",
         "companion.evidence.weighing",
         "companion.studies.rows",

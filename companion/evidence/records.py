@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..base import paths
-from ..base.config import ConfigurationError, OneSentenceParser, plain
-from ..base.files import atomic_write
+from ..base.config import OneSentenceParser, plain
 from ..base.staleness import stale, staleness_note
 from .paper import PaperTable, load_paper_table
 from .provenance import data_hash, provenance
-from .record_checks import KEYS, SCHEMA, SEAL, RecordError, check_record, seal
+from .record_checks import KEYS, SCHEMA, SEAL
 from .statistics import compare_rows, mean_interval
+from .stored_records import load_record, record_files, recorded, save_record, saved_sentence
 from .tables import ComparisonTable, Record, paired_tests
 
 __all__ = [
@@ -129,56 +128,6 @@ def _check_rows(
         if label not in rows or paper_row not in paper.rows:
             known = f"rows are {', '.join(map(repr, rows))} and {paper.name}'s are {', '.join(map(repr, paper.rows))}"
             raise ValueError(f"paper_rows maps {label!r} to {paper_row!r}, but the {known}.")
-
-
-def save_record(record: Record, file: str | Path) -> Path:
-    """Write a record and its seal as JSON, atomically. Raises ValueError, saying where, for NaN or anything else that JSON has not."""
-    file = Path(file)
-    sealed = plain(record, "record") | {SEAL: seal(record)}
-    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
-    atomic_write(file, (text + "\n").encode())
-    return file
-
-
-def load_record(file: str | Path) -> dict[str, Any]:
-    """Read a record. Raises FileNotFoundError, or RecordError for a file that is no record or whose numbers contradict each other."""
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no record {file}.")
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{file} is not JSON: {error}.") from None
-    try:
-        check_record(record, file.stem)
-    except RecordError as error:
-        raise RecordError(f"{file}: {error}") from None
-    return record
-
-
-def record_files(folder: str | Path | None = None) -> list[Path]:
-    """The files with recorded results in `folder` (None: the repository's), sorted. Raises ConfigurationError where there are none.
-
-    The repository's own folder may be empty: nothing has been recorded yet.
-    """
-    folder = paths.RESULTS if folder is None else Path(folder)
-    files = sorted(folder.glob("*.json"))
-    if not files and folder != paths.RESULTS:
-        raise ConfigurationError(f"Parameter records is {str(folder)!r}, but must be a folder with recorded results (.json).")
-    return files
-
-
-def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | None:
-    """The repository's record of this name, or None where none has been made."""
-    file = folder / f"{name}.json"
-    return load_record(file) if file.is_file() else None
-
-
-def saved_sentence(name: str) -> str:
-    """Where the run of a notebook left its record, as its last cell prints it: from the repository's folder on."""
-    file = paths.OUT / f"{name}.json"
-    shown = (file.relative_to(paths.ROOT) if file.is_relative_to(paths.ROOT) else file).as_posix()
-    return f"Record of this run: {shown}. In the repository's folder, `python -m companion.evidence show {shown}` prints it."
 
 
 def comparison_table(

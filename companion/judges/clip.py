@@ -9,7 +9,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from smoothlib.pixels import to_uint8
 
-from ..weights.pipelines import COMMIT, HUB_ID
+from ..weights.places import COMMIT, HUB_ID
 
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 PINNED_REVISIONS = {

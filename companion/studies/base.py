@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from smoothlib.sampling import Sampling
+
 from ..base.config import config_hash, plain
 from ..evidence import records as results
 from ..weights import pipelines as models
@@ -85,6 +87,10 @@ class BaseStudy:
     def guidance_of(self, model: str) -> float:
         """The guidance scale asked for, or the one that the model works best at."""
         return self.cfg.guidance_scale or models.default_guidance_scale(model)
+
+    def sampling_of(self, model: str) -> Sampling:
+        """How `model`'s images are sampled under the configuration."""
+        return Sampling(self.guidance_of(model), self.cfg.num_inference_steps, batch_size=self.cfg.batch_size)
 
     def row_fields(self, row: Row) -> dict[str, Any]:
         """What a record keeps of a row beside its label, for programs to go by: model, adapters, weights, trainings, settings.

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from ..diffusion import check_finite, sampling_scheduler, set_timesteps, slerp, warn_of_signal
-from ..sampling import Embeds
+from ..sampling import Sampling
 from .real_images import encode_pairs
 from .walk import decode_frames, frame_embeds, mixing_ratios, sample_frames
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+PUBLISHED_STEPS = 200  # sampling steps of Wang & Golland
 
 
 def anid(
@@ -29,15 +31,12 @@ def anid(
     second: Tensor,
     prompt_embeds: Tensor,
     noise: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
     second_embeds: Tensor | None = None,
-    null_embeds: Embeds | None = None,
     frames: int = 11,
-    num_inference_steps: int = 200,
     level: float = 0.5,
     denoise_ends: bool = False,
-    batch_size: int | None = None,
 ) -> Tensor:
     """One-level ANID: every frame is a slerp at one and the same noise level. Any number of frames, as in Fig. 3 (11, at 50 or 200 steps).
 
@@ -45,6 +44,7 @@ def anid(
         first, second: images, (B, 3, H, W) in [-1, 1].
         prompt_embeds, second_embeds: (B or 1, L, D): the pair's prompt, or the two images' prompts, mixed linearly over the frames.
         noise: unit Gaussian noise, (B, 4, h, w), given to both images of a pair.
+        sampling: guidance, steps (`PUBLISHED_STEPS` or fewer) and batch; null embeddings per pair.
         level: share of the schedule to which noise is added, in (0, 1]; Wang & Golland use .25 to .5.
         denoise_ends: noise and denoise the end frames as well, which then differ from the images, in the way that all other frames do.
 
@@ -54,6 +54,7 @@ def anid(
     ratios = mixing_ratios(frames)
     if not 0 < level <= 1:
         raise ValueError(f"level must be in (0, 1], not {level}")
+    num_inference_steps = sampling.num_inference_steps
     steps = max(1, round(level * num_inference_steps))
     (noise_level,) = _alpha_bars(pipe, num_inference_steps, [steps])
     z_first, z_second = encode_pairs(pipe, first, second)
@@ -62,15 +63,11 @@ def anid(
     x = slerp(x_first, x_second, ratios).transpose(0, 1)  # (B, F, 4, h, w)
     embeds = frame_embeds(prompt_embeds, second_embeds, ratios, len(first))  # (B, F, L, D)
     inner = slice(None) if denoise_ends else slice(1, -1)
-    arguments = dict(guidance_scale=guidance_scale, null_embeds=null_embeds, batch_size=batch_size)
     if frames > 2 or denoise_ends:
-        first_step = num_inference_steps - steps
-        x[:, inner] = sample_frames(
-            pipe, x[:, inner], embeds[:, inner], num_inference_steps=num_inference_steps, first_step=first_step, **arguments
-        )
+        x[:, inner] = sample_frames(pipe, x[:, inner], embeds[:, inner], sampling, first_step=num_inference_steps - steps)
     if not denoise_ends:
         x[:, 0], x[:, -1] = z_first, z_second
-    return decode_frames(pipe, x, batch_size)
+    return decode_frames(pipe, x, sampling.batch_size)
 
 
 def anid_coarse_to_fine(
@@ -79,14 +76,11 @@ def anid_coarse_to_fine(
     second: Tensor,
     prompt_embeds: Tensor,
     noises: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
     second_embeds: Tensor | None = None,
-    null_embeds: Embeds | None = None,
     frames: int = 17,
-    num_inference_steps: int = 200,
     levels: tuple[float, float] = (0.25, 0.5),
-    batch_size: int | None = None,
 ) -> Tensor:
     """ANID as published: from the noisiest level down, put the slerp of every two neighbours between them, denoise all to the next level.
 
@@ -94,7 +88,7 @@ def anid_coarse_to_fine(
     added from each level to the next, the same to both images.
 
     Args:
-        first, second, prompt_embeds, second_embeds: as for `anid`.
+        first, second, prompt_embeds, sampling, second_embeds: as for `anid`.
         noises: unit Gaussian noises, (n, B, 4, h, w): what takes both images to the lowest level, then from each level to the next.
         frames: 2^n + 1: 3, 5, 9, 17, ...
         levels: lowest and highest level as shares of the schedule; after the lowest all frames are denoised to the end.
@@ -103,6 +97,7 @@ def anid_coarse_to_fine(
         Images, (B, F, 3, H, W) in [-1, 1]; the end frames are the VAE's reconstructions.
     """
     ratios = mixing_ratios(frames)
+    num_inference_steps = sampling.num_inference_steps
     steps = level_steps(frames, num_inference_steps, levels)
     alpha_bars = _alpha_bars(pipe, num_inference_steps, steps)
     z_first, z_second = encode_pairs(pipe, first, second)
@@ -123,15 +118,12 @@ def anid_coarse_to_fine(
             pipe,
             x[:, inner],
             embeds[:, inner],
-            guidance_scale=guidance_scale,
-            null_embeds=null_embeds,
-            num_inference_steps=num_inference_steps,
+            sampling,
             first_step=num_inference_steps - steps[k - 1],
             last_step=num_inference_steps - (steps[k - 2] if k > 1 else 0),
-            batch_size=batch_size,
         )
     x[:, [0, -1]] = ends
-    return decode_frames(pipe, x, batch_size)
+    return decode_frames(pipe, x, sampling.batch_size)
 
 
 def level_steps(frames: int, num_inference_steps: int, levels: tuple[float, float] = (0.25, 0.5)) -> list[int]:

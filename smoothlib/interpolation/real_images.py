@@ -5,14 +5,14 @@ In the paper both images of a pair share one prompt ("A church"), used for inver
 and frames use the linear mix (1 - eta) xi_a + eta xi_b, so that the end frames keep the prompts that they were inverted with.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..inversion import Progress, check_null_text, ddim_invert, null_text_inversion
-from ..sampling import encode_images
+from ..sampling import Sampling, encode_images
 from .walk import decode_frames, frame_embeds, latent_walk, mixing_ratios
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def vae_interpolation(
 
 @dataclass(frozen=True)
 class InvertedPairs:
-    """Pairs of real images as walks can use them: `latent_walk(pipe, p.start, p.end, ..., null_embeds=p.null_embeds, inverted=True)`."""
+    """Pairs of real images as walks can use them: `latent_walk(pipe, p.start, p.end, ..., inverted=True)` with their null embeddings."""
 
     start: Tensor  # (B, 4, h, w): x_T of the first images
     end: Tensor  # (B, 4, h, w): x_T of the second images
@@ -56,10 +56,9 @@ def invert_pairs(
     first: Tensor,
     second: Tensor,
     prompt_embeds: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
     second_embeds: Tensor | None = None,
-    num_inference_steps: int = 50,
     num_inner_steps: int = 10,
     progress: Progress = iter,
 ) -> InvertedPairs:
@@ -68,15 +67,17 @@ def invert_pairs(
     All images are DDIM-inverted as one batch at guidance 1; then, pair after pair, null embeddings minimise the sum of its two losses.
     Arguments as for `real_image_interpolation`; `progress` wraps the step indices of each pair.
     """
-    check_null_text(pipe, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps)  # before the inversion
+    if sampling.null_embeds is not None:
+        raise ValueError("sampling has null_embeds, but must have none: the inversion finds them")
+    check_null_text(pipe, guidance_scale=sampling.guidance_scale, num_inner_steps=num_inner_steps)  # before the inversion
     z0 = torch.cat(encode_pairs(pipe, first, second))  # (2B, 4, h, w)
     num_pairs = len(first)
     embeds = frame_embeds(prompt_embeds, second_embeds, mixing_ratios(2), num_pairs).transpose(0, 1).flatten(0, 1)  # (2B, L, D)
-    pivots = ddim_invert(pipe, z0, embeds, num_inference_steps=num_inference_steps)  # (T + 1, 2B, 4, h, w)
+    pivots = ddim_invert(pipe, z0, embeds, num_inference_steps=sampling.num_inference_steps)  # (T + 1, 2B, 4, h, w)
     found = []
     for b in range(num_pairs):
         pair = [b, num_pairs + b]
-        arguments = dict(guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, progress=progress)
+        arguments = dict(guidance_scale=sampling.guidance_scale, num_inner_steps=num_inner_steps, progress=progress)
         found.append(null_text_inversion(pipe, pivots[:, pair], embeds[pair], shared=True, **arguments))
     return InvertedPairs(
         start=pivots[-1, :num_pairs],
@@ -92,13 +93,11 @@ def real_image_interpolation(
     first: Tensor,
     second: Tensor,
     prompt_embeds: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
     second_embeds: Tensor | None = None,
     frames: int = 11,
-    num_inference_steps: int = 50,
     num_inner_steps: int = 10,
-    batch_size: int | None = None,
     progress: Progress = iter,
 ) -> tuple[Tensor, InvertedPairs]:
     """Interpolation of real images (A.4): invert both with a shared series of null embeddings, slerp x_T, the same nulls for all frames.
@@ -106,7 +105,7 @@ def real_image_interpolation(
     Args:
         first, second: images, (B, 3, H, W) in [-1, 1].
         prompt_embeds, second_embeds: (B or 1, L, D), see the module's docstring.
-        guidance_scale: w, not 1.
+        sampling: guidance, not 1, steps and batch (of the frames; all images are inverted at once); no null embeddings.
         num_inner_steps: most optimiser steps per sampling step of null-text inversion.
 
     Returns:
@@ -115,19 +114,22 @@ def real_image_interpolation(
     Example:
         >>> import torch
         >>> from companion.weights.pipelines import load_pipeline
-        >>> from smoothlib import encode_prompts, real_image_interpolation
+        >>> from smoothlib import Sampling, encode_prompts, real_image_interpolation
         >>> pipe = load_pipeline("mini")
         >>> black, white, prompt = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64), encode_prompts(pipe, ["a photo"])
-        >>> settings = dict(guidance_scale=3, frames=3, num_inference_steps=2, num_inner_steps=1)
-        >>> walk, inversion = real_image_interpolation(pipe, black, white, prompt, **settings)
+        >>> few = Sampling(guidance_scale=3, num_inference_steps=2)
+        >>> walk, inversion = real_image_interpolation(pipe, black, white, prompt, few, frames=3, num_inner_steps=1)
         >>> walk.shape, inversion.start.shape
         (torch.Size([1, 3, 3, 64, 64]), torch.Size([1, 4, 16, 16]))
     """
     mixing_ratios(frames)  # checked before the inversion, which takes most of the time
-    arguments = dict(guidance_scale=guidance_scale, second_embeds=second_embeds, num_inference_steps=num_inference_steps)
-    inverted = invert_pairs(pipe, first, second, prompt_embeds, num_inner_steps=num_inner_steps, progress=progress, **arguments)
-    arguments |= dict(null_embeds=inverted.null_embeds, frames=frames, batch_size=batch_size, inverted=True)
-    return latent_walk(pipe, inverted.start, inverted.end, prompt_embeds, **arguments), inverted
+    options = dict(second_embeds=second_embeds, num_inner_steps=num_inner_steps, progress=progress)
+    inverted = invert_pairs(pipe, first, second, prompt_embeds, sampling, **options)
+    sampling = replace(sampling, null_embeds=inverted.null_embeds)
+    walk = latent_walk(
+        pipe, inverted.start, inverted.end, prompt_embeds, sampling, second_embeds=second_embeds, frames=frames, inverted=True
+    )
+    return walk, inverted
 
 
 def encode_pairs(pipe: "StableDiffusionPipeline", first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

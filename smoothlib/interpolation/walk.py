@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion import check_finite, slerp
-from ..sampling import Embeds, check_embeds, decode_latents, encode_prompts, sample_steps
+from ..embeddings import Embeds, check_embeds
+from ..sampling import Sampling, check_batch_size, decode_latents, encode_prompts, sample_steps
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -25,13 +26,10 @@ def latent_walk(
     start: Tensor,
     end: Tensor,
     prompt_embeds: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
     second_embeds: Tensor | None = None,
-    null_embeds: Embeds | None = None,
     frames: int = 11,
-    num_inference_steps: int = 50,
-    batch_size: int | None = None,
     inverted: bool = False,
 ) -> Tensor:
     """Walk between two noises (Eq. 18): images from slerp(start, end, eta), eta = 0, .1, ..., 1 at 11 frames.
@@ -41,10 +39,8 @@ def latent_walk(
     Args:
         start, end: x_T of the walks' ends, (B, 4, h, w): Gaussian noises, or latents of inverted images.
         prompt_embeds: one prompt per walk, (B or 1, L, D).
-        guidance_scale: w of Eq. 5.
+        sampling: guidance, steps and batch; null embeddings per walk, the same for all of its frames.
         second_embeds: prompts of the end frames where they differ, (B or 1, L, D); those between are mixed linearly.
-        null_embeds: null embeddings per walk in any form of `smoothlib.sampling`, the same for all of its frames; None: the empty prompt.
-        batch_size: most images in one call of the network (which guidance doubles); None: all B * F.
         inverted: `start` and `end` are latents of inverted images, see `sampling.sample_steps`.
 
     Returns:
@@ -53,26 +49,17 @@ def latent_walk(
     Example:
         >>> import torch
         >>> from companion.weights.pipelines import load_pipeline
-        >>> from smoothlib import encode_prompts, latent_walk
+        >>> from smoothlib import Sampling, encode_prompts, latent_walk
         >>> pipe = load_pipeline("mini")
         >>> start, end, prompt = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16), encode_prompts(pipe, ["a photo of a red sofa"])
-        >>> latent_walk(pipe, start, end, prompt, guidance_scale=3, frames=3, num_inference_steps=2).shape
+        >>> latent_walk(pipe, start, end, prompt, Sampling(guidance_scale=3, num_inference_steps=2), frames=3).shape
         torch.Size([1, 3, 3, 64, 64])
     """
     ratios = mixing_ratios(frames)
     _check_latents(start, end)
     latents = slerp(start, end, ratios).transpose(0, 1)  # (B, F, 4, h, w)
-    z0 = sample_frames(
-        pipe,
-        latents,
-        frame_embeds(prompt_embeds, second_embeds, ratios, len(start)),
-        guidance_scale=guidance_scale,
-        null_embeds=null_embeds,
-        num_inference_steps=num_inference_steps,
-        batch_size=batch_size,
-        inverted=inverted,
-    )
-    return decode_frames(pipe, z0, batch_size)
+    z0 = sample_frames(pipe, latents, frame_embeds(prompt_embeds, second_embeds, ratios, len(start)), sampling, inverted=inverted)
+    return decode_frames(pipe, z0, sampling.batch_size)
 
 
 def mixing_ratios(frames: int) -> Tensor:
@@ -99,36 +86,34 @@ def sample_frames(
     pipe: "StableDiffusionPipeline",
     latents: Tensor,
     prompt_embeds: Tensor,
+    sampling: Sampling,
     *,
-    guidance_scale: float,
-    null_embeds: Embeds | None = None,
-    num_inference_steps: int = 50,
     first_step: int = 0,
     last_step: int | None = None,
-    batch_size: int | None = None,
     inverted: bool = False,
 ) -> Tensor:
     """Denoise the frames of all walks, (B, F, 4, h, w), with an embedding for each, (B, F, L, D): walks and frames form one batch.
 
-    Runs the sampling steps `first_step`, ..., `last_step - 1` (None: to the end). `null_embeds` are per walk, `batch_size` and
-    `inverted` as in `latent_walk`.
+    Runs the sampling steps `first_step`, ..., `last_step - 1` (None: to the end). `sampling` and `inverted` are as in
+    `latent_walk`.
     """
     num_walks, num_frames = latents.shape[:2]
+    num_inference_steps, null_embeds = sampling.num_inference_steps, sampling.null_embeds
     last_step = num_inference_steps if last_step is None else last_step
-    if null_embeds is None and guidance_scale != 1:
+    if null_embeds is None and sampling.guidance_scale != 1:
         null_embeds = encode_prompts(pipe, [""])  # once, not for every chunk
     check_embeds("null_embeds", null_embeds, num_inference_steps, num_walks)
     x, cond = latents.flatten(0, 1), prompt_embeds.flatten(0, 1)
     walk_of = torch.arange(num_walks).repeat_interleave(num_frames)
     done = []
-    for rows in _chunks(len(x), batch_size):
+    for rows in _chunks(len(x), sampling.batch_size):
         z = x[rows]
         steps = sample_steps(
             pipe,
             z,
             cond[rows],
             null_embeds=None if null_embeds is None else _of_walks(null_embeds, walk_of[rows]),
-            guidance_scale=guidance_scale,
+            guidance_scale=sampling.guidance_scale,
             num_inference_steps=num_inference_steps,
             first_step=first_step,
             inverted=inverted,
@@ -146,8 +131,7 @@ def decode_frames(pipe: "StableDiffusionPipeline", z0: Tensor, batch_size: int |
 
 
 def _chunks(count: int, batch_size: int | None) -> list[slice]:
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, or None for all at once, not {batch_size}")
+    check_batch_size(batch_size)
     size = batch_size or count
     return [slice(start, start + size) for start in range(0, count, size)]
 

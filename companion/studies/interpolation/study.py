@@ -74,8 +74,7 @@ class PairStudy(BaseStudy):
 
     def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, list[runs.Result]]:
         """By label every pair's result; see `walks.run_pairs`."""
-        arguments = dict(weights=weights, guidance_scale=self.guidance_scale, num_inner_steps=self.cfg.num_inner_steps)
-        arguments |= dict(batch_size=self.cfg.batch_size)
+        arguments = dict(weights=weights, sampling=self.sampling_of(self.cfg.model), num_inner_steps=self.cfg.num_inner_steps)
         return {row.label: pair_walks.run_pairs(pipe, self.pairs, row.settings, title=row.label, **arguments) for row in rows}
 
     def measure(self, rows: Sequence[Row]) -> dict[str, list[runs.Result]]:

@@ -6,7 +6,7 @@ two images: a walk that does not reach its ends is not an interpolation.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +19,13 @@ from smoothlib.interpolation.real_images import real_image_interpolation, vae_in
 from smoothlib.metrics import PeakSignalNoiseRatio
 from smoothlib.metrics.istd import InterpolationStandardDeviation
 from smoothlib.pixels import to_uint8
-from smoothlib.sampling import encode_prompts
+from smoothlib.sampling import Sampling, encode_prompts
 
 from ...judges.networks import lpips_network
 from ...runs import runs
 from ..rows import Row, adapter_titles
 from ..smoothness import walks
-from ..smoothness.generation import initial_noise
+from ..smoothness.generation import initial_noise, stored_settings
 from .pairs import ImagePair
 
 if TYPE_CHECKING:
@@ -100,20 +100,19 @@ class PairWalk:
 
     Args:
         pipe: the pipeline, with the method's adapter.
-        batch_size: most images in one call of the network, which guidance doubles.
+        sampling: guidance and batch; the number of steps is the method's.
     """
 
     def __init__(
         self,
         pipe: "StableDiffusionPipeline",
         method: PairMethod,
+        sampling: Sampling,
         *,
-        guidance_scale: float,
         num_inner_steps: int = 10,
-        batch_size: int | None = None,
     ) -> None:
-        self.pipe, self.method = pipe, method
-        self.guidance_scale, self.num_inner_steps, self.batch_size = guidance_scale, num_inner_steps, batch_size
+        self.pipe, self.method, self.num_inner_steps = pipe, method, num_inner_steps
+        self.sampling = replace(sampling, num_inference_steps=method.num_inference_steps)
         self.metric = InterpolationStandardDeviation(lpips=lpips_network())
         self.psnr = PeakSignalNoiseRatio()
 
@@ -136,21 +135,21 @@ class PairWalk:
 
     def interpolate(self, pairs: list[ImagePair], first: Tensor, second: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Walks (B, F, 3, H, W) in [-1, 1] and facts per pair (B,): each image has its own prompt, frames the linear mix of both."""
-        method, size = self.method, dict(frames=self.method.frames, batch_size=self.batch_size)
+        method, sampling = self.method, self.sampling
         if method.kind == "vae":
-            return vae_interpolation(self.pipe, first, second, **size), {}
+            return vae_interpolation(self.pipe, first, second, frames=method.frames, batch_size=sampling.batch_size), {}
         embeds = encode_prompts(self.pipe, [pair.first.caption for pair in pairs])
         second_embeds = encode_prompts(self.pipe, [pair.second.caption for pair in pairs])
-        arguments = dict(second_embeds=second_embeds, num_inference_steps=method.num_inference_steps, guidance_scale=self.guidance_scale)
+        options = dict(sampling=sampling, second_embeds=second_embeds, frames=method.frames)
         if method.kind == "walk":
-            arguments |= dict(num_inner_steps=self.num_inner_steps)
-            frames, found = real_image_interpolation(self.pipe, first, second, embeds, **arguments, **size)
+            options |= dict(num_inner_steps=self.num_inner_steps)
+            frames, found = real_image_interpolation(self.pipe, first, second, embeds, **options)
             return frames, {"inner_steps": found.inner_steps.sum(0), "last_loss": found.losses[-1].mean(1)}
         if method.kind == "anid":
-            return anid(self.pipe, first, second, embeds, self._noise(pairs), **arguments, **size), {}
+            return anid(self.pipe, first, second, embeds, self._noise(pairs), **options), {}
         levels = level_steps(method.frames, method.num_inference_steps)
         noises = torch.stack([self._noise(pairs, k) for k in range(len(levels))])
-        return anid_coarse_to_fine(self.pipe, first, second, embeds, noises, **arguments, **size), {}
+        return anid_coarse_to_fine(self.pipe, first, second, embeds, noises, **options), {}
 
     def _noise(self, pairs: list[ImagePair], k: int = 0) -> Tensor:
         return initial_noise(self.pipe, [pair.noise_seed + k * NOISE_SEED_STRIDE for pair in pairs])
@@ -163,26 +162,25 @@ def run_pairs(
     *,
     title: str,
     weights: str,
-    guidance_scale: float,
+    sampling: Sampling,
     num_inner_steps: int = 10,
-    batch_size: int = 44,
 ) -> list[runs.Result]:
     """Every pair's result by `method` (see `PairWalk`), each stored as soon as it is done (runs/pair_walks), whichever figure asks.
 
-    `weights`: fingerprint of `pipe`; `title`: what the progress line says; `batch_size`: images in one call of the network.
+    `weights`: fingerprint of `pipe`; `title`: what the progress line says; `sampling`: guidance and batch.
     """
     settings = {"weights": weights, "kind": method.kind, "frames": method.frames, "conventions": CONVENTIONS}
     if method.kind != "vae":
-        settings |= {"num_inference_steps": method.num_inference_steps, "guidance_scale": guidance_scale}
+        settings |= stored_settings(replace(sampling, num_inference_steps=method.num_inference_steps))
     if method.kind == "walk":
         settings |= {"num_inner_steps": num_inner_steps}
     return runs.run_items(
         pairs,
-        PairWalk(pipe, method, guidance_scale=guidance_scale, num_inner_steps=num_inner_steps, batch_size=batch_size),
+        PairWalk(pipe, method, sampling, num_inner_steps=num_inner_steps),
         name=f"pair_walks/{method.kind}",
         title=title,
         config=settings | {"smoothlib": smoothlib.__version__},
-        batch_size=max(1, batch_size // method.frames),
+        batch_size=walks.walks_at_once(sampling, method.frames, len(pairs)),
         device=pipe.device,
     )
 

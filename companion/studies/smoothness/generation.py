@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smoothlib.pixels import to_uint8
-from smoothlib.sampling import decode_latents, encode_prompts, sample
+from smoothlib.sampling import Sampling, decode_latents, encode_prompts, sample
 
 from ...data.items import Split, drawn
 
@@ -43,12 +43,18 @@ def initial_noise(pipe: "StableDiffusionPipeline", seeds: Sequence[int]) -> Tens
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
+def stored_settings(sampling: Sampling) -> dict[str, float]:
+    """What images are stored under, by diffusers' names; ValueError for null embeddings, which no name of a stored item tells."""
+    if sampling.null_embeds is not None:
+        raise ValueError("sampling has null_embeds, but must have none where items are stored")
+    return dict(guidance_scale=sampling.guidance_scale, num_inference_steps=sampling.num_inference_steps)
+
+
 class Generation:
     """The procedure that `runs.run_items` calls: prompts in; per prompt image (uint8, (3, H, W)) and seconds out."""
 
-    def __init__(self, pipe: "StableDiffusionPipeline", *, guidance_scale: float, num_inference_steps: int = 50) -> None:
-        self.pipe = pipe
-        self.arguments = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+    def __init__(self, pipe: "StableDiffusionPipeline", sampling: Sampling) -> None:
+        self.pipe, self.arguments = pipe, stored_settings(sampling)
 
     def __call__(self, prompts: list[Prompt]) -> list[dict[str, float | np.ndarray]]:
         """Generate a batch."""

@@ -14,13 +14,14 @@ from torch import Tensor
 import smoothlib
 from smoothlib.metrics.frechet import frechet_distance_from_features, frechet_image_values
 from smoothlib.metrics.kernel_distance import kernel_distance_from_features, kernel_distance_image_values
+from smoothlib.sampling import Sampling
 
 from ...judges.features import features_of
 from ...judges.judge import Judge
 from ...runs import runs
 from ...weights import pipelines as models
 from . import walks
-from .generation import Generation, Prompt
+from .generation import Generation, Prompt, stored_settings
 from .walks import WalkPrompt
 
 if TYPE_CHECKING:
@@ -68,25 +69,22 @@ def measure(
     *,
     weights: str,
     title: str,
-    guidance_scale: float,
-    num_inference_steps: int,
+    sampling: Sampling,
     frames: int = 11,
-    batch_size: int = 44,
 ) -> Measurement:
     """Walks of `walk_prompts`, images of `prompts`, and their values.
 
     Items are stored as they are done (runs/smoothness) under the weights and settings, whatever table asks for them. `weights`: fingerprint
-    of `pipe`; `title`: what the progress lines call it; `batch_size`: images in one call of the network.
+    of `pipe`; `title`: what the progress lines call it; `sampling`: without null embeddings.
     """
-    steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
-    walked = walks.run_walks(pipe, walk_prompts, title=title, weights=weights, frames=frames, batch_size=batch_size, **steps)
+    walked = walks.run_walks(pipe, walk_prompts, title=title, weights=weights, sampling=sampling, frames=frames)
     made = runs.run_items(
         prompts,
-        Generation(pipe, **steps),
+        Generation(pipe, sampling),
         name="smoothness/images",
         title=f"images of {title}",
-        config={"weights": weights, **steps, "smoothlib": smoothlib.__version__},
-        batch_size=batch_size,
+        config={"weights": weights, **stored_settings(sampling), "smoothlib": smoothlib.__version__},
+        batch_size=sampling.batch_size or len(prompts),
         device=pipe.device,
     )
     film = np.stack([w["frames"] for w in walked])  # (W, F, 3, H, W)

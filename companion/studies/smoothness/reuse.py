@@ -77,10 +77,9 @@ class ReuseStudy(BaseStudy):
 
     def run(self, pipe: "StableDiffusionPipeline", weights: str, rows: Sequence[Row], adapter: str | None) -> dict[str, list[runs.Result]]:
         """By label every prompt's walk; see `walks.run_walks`."""
-        names = ("num_inference_steps", "frames", "batch_size")
-        arguments = {name: getattr(self.cfg, name) for name in names} | dict(weights=weights)
+        arguments = dict(weights=weights, frames=self.cfg.frames)
         return {
-            row.label: walks.run_walks(pipe, self.prompts, title=row.label, guidance_scale=self.guidance_of(row.model), **arguments)
+            row.label: walks.run_walks(pipe, self.prompts, title=row.label, sampling=self.sampling_of(row.model), **arguments)
             for row in rows
         }
 

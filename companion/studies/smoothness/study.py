@@ -107,10 +107,8 @@ class Study(BaseStudy):
             walk_prompts=self.walk_prompts,
             prompts=self.prompts,
             real_features=self.reference,
-            guidance_scale=self.guidance_scale,
-            num_inference_steps=self.cfg.num_inference_steps,
+            sampling=self.sampling_of(self.cfg.model),
             frames=self.cfg.frames,
-            batch_size=self.cfg.batch_size,
         )
         return {row.label: measurement for row in rows}
 

@@ -13,12 +13,12 @@ import smoothlib
 from smoothlib.interpolation.walk import latent_walk
 from smoothlib.metrics.istd import Convention, InterpolationStandardDeviation, step_statistics
 from smoothlib.pixels import to_uint8
-from smoothlib.sampling import encode_prompts
+from smoothlib.sampling import Sampling, encode_prompts
 
 from ...data.items import Split, drawn, noise_seed
 from ...judges.networks import lpips_network
 from ...runs import runs
-from .generation import initial_noise
+from .generation import initial_noise, stored_settings
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -67,24 +67,22 @@ class LatentWalk:
 
     Args:
         pipe: the pipeline, with the adapter to be measured.
+        sampling: guidance, steps and batch.
         frames: F.
-        batch_size: most images in one call of the network; None: all prompts' frames at once.
         lpips: images must then be at least 31 x 31.
     """
 
     def __init__(
         self,
         pipe: "StableDiffusionPipeline",
+        sampling: Sampling,
         *,
-        guidance_scale: float,
-        num_inference_steps: int = 50,
         frames: int = 11,
-        batch_size: int | None = None,
         lpips: bool = True,
         keep_frames: bool = True,
     ) -> None:
         self.pipe, self.keep_frames = pipe, keep_frames
-        self.arguments = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, frames=frames, batch_size=batch_size)
+        self.sampling, self.frames = sampling, frames
         self.metric = InterpolationStandardDeviation(lpips=lpips_network() if lpips else None)
 
     def __call__(self, prompts: list[WalkPrompt]) -> list[dict[str, np.ndarray | float]]:
@@ -94,7 +92,7 @@ class LatentWalk:
         end = initial_noise(self.pipe, [prompt.end_seed for prompt in prompts])
         embeds = encode_prompts(self.pipe, [prompt.caption for prompt in prompts])
         with forward_seconds(self.pipe) as forward:
-            walks = latent_walk(self.pipe, start, end, embeds, **self.arguments)  # (B, F, 3, H, W)
+            walks = latent_walk(self.pipe, start, end, embeds, self.sampling, frames=self.frames)  # (B, F, 3, H, W)
         if walks.device.type == "mps":
             walks = walks.cpu()  # it has no float64
         distances = self.metric.to(walks.device).distances(walks)
@@ -114,25 +112,28 @@ def run_walks(
     *,
     title: str,
     weights: str,
-    guidance_scale: float,
-    num_inference_steps: int,
+    sampling: Sampling,
     frames: int = 11,
-    batch_size: int = 44,
 ) -> list[runs.Result]:
     """Every prompt's walk (see `LatentWalk`), each stored as soon as its batch is done (runs/smoothness), whatever table or figure asks.
 
-    `weights`: fingerprint of `pipe`; `title`: what the progress line calls it; `batch_size`: images in one call of the network.
+    `weights`: fingerprint of `pipe`; `title`: what the progress line calls it; `sampling`: without null embeddings.
     """
-    steps = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+    steps = stored_settings(sampling)
     return runs.run_items(
         prompts,
-        LatentWalk(pipe, frames=frames, batch_size=batch_size, **steps),
+        LatentWalk(pipe, sampling, frames=frames),
         name="smoothness/walks",
         title=f"walks of {title}",
         config={"weights": weights, **steps, "smoothlib": smoothlib.__version__, "frames": frames, "conventions": CONVENTIONS},
-        batch_size=max(1, batch_size // frames),
+        batch_size=walks_at_once(sampling, frames, len(prompts)),
         device=pipe.device,
     )
+
+
+def walks_at_once(sampling: Sampling, frames: int, count: int) -> int:
+    """How many of `count` walks have all their frames in one call of the network; at least one."""
+    return max(1, count if sampling.batch_size is None else sampling.batch_size // frames)
 
 
 def walk_values(found: Sequence[runs.Result]) -> dict[str, np.ndarray]:

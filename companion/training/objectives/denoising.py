@@ -12,9 +12,8 @@ from diffusers import AutoencoderKL
 from peft import LoraConfig
 from torch import Tensor
 
-from smoothlib.lora import LORA_TARGET_MODULES
 from smoothlib.regularizer.variation import StepwiseVariation
-from smoothlib.training_loss import check_options, regularized_loss
+from smoothlib.training_loss import regularized_loss
 
 from ...weights.cards import write_card
 from ...weights.fine_tune import FRACTION_BITS, save_difference
@@ -22,11 +21,8 @@ from ...weights.pipelines import fingerprint, image_size, load_pipeline, load_va
 from ...world import mini
 from .base import Draws, Objective, known_options
 from .latents import FolderLatents, SceneLatents
+from .options import LORA_LAYERS, check_options
 from .saving import save_lora, save_pipeline
-
-FEED_FORWARD = ("proj_in", "proj_out", "proj", "net.2")
-CONVOLUTIONS = ("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "time_emb_proj")  # the last: what they add of the time
-LORA_LAYERS = {"attention": LORA_TARGET_MODULES, "all": (*LORA_TARGET_MODULES, *FEED_FORWARD, *CONVOLUTIONS)}
 
 
 class DenoisingObjective(Objective):
@@ -41,7 +37,7 @@ class DenoisingObjective(Objective):
             initialisation), both with the text encoder frozen.
         lora_layers: `attention`, the paper's projections, or `all`: the feed-forward layers and convolutions too.
         caption_dropout: share of captions replaced by the empty one, so that guidance works.
-        min_snr_gamma: gamma above; 0 weights all timesteps alike.
+        min_snr_gamma: gamma; 0 weights all timesteps alike.
         split: scenes to train on; unused where `data` is given.
         only, style: which of them, and in which style (see `SceneLatents`).
         data, resolution, bad_images: a folder of images with captions, their size in pixels (None: the size that the model was made for),
@@ -87,28 +83,18 @@ class DenoisingObjective(Objective):
         fraction_bits: int = FRACTION_BITS,
     ):
         super().__init__()
-        if trainable not in ("all", "unet", "lora"):
-            raise ValueError(f"trainable must be all, unet or lora, got {trainable!r}")
-        if lora_layers not in LORA_LAYERS:
-            raise ValueError(f"lora_layers must be one of {', '.join(LORA_LAYERS)}, got {lora_layers!r}")
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}")
-        if not 0 <= caption_dropout <= 1:
-            raise ValueError(f"caption_dropout must lie in [0, 1], got {caption_dropout}")
-        if resolution is not None and (resolution < 8 or resolution % 8):
-            raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
-        if data and (only or style):
-            raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
-        if not 1 <= fraction_bits <= FRACTION_BITS:
-            raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
-        check_options(regularization, regularize_every, regularized_share, regularized_guidance, min_snr_gamma)
+        check_options(
+            trainable=trainable, lora_layers=lora_layers, rank=rank, caption_dropout=caption_dropout, min_snr_gamma=min_snr_gamma,
+            only=only, style=style, data=data, resolution=resolution, regularization=regularization, regularized_share=regularized_share,
+            regularize_every=regularize_every, regularized_guidance=regularized_guidance, fraction_bits=fraction_bits,
+        )  # fmt: skip
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
             raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
         folder = FolderLatents(None, data, resolution or 0, bad_images) if data else None  # before a model is loaded, or even downloaded
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
-        self.regularized_guidance = regularized_guidance
+        self.regularized_guidance, self.mirror, self.fraction_bits = regularized_guidance, mirror, fraction_bits
         self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
         if trainable == "all":
             vae = load_vae(pipeline)
@@ -123,7 +109,6 @@ class DenoisingObjective(Objective):
             folder.vae, folder.resolution = vae, resolution or (mini.IMAGE_SIZE if trainable == "all" else image_size(pipeline))
         self.examples = folder or SceneLatents(vae, split, only, style)
         self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
-        self.mirror, self.fraction_bits = mirror, fraction_bits
 
     def _build(self, start_from: str | None) -> None:
         self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
@@ -225,12 +210,7 @@ class DenoisingObjective(Objective):
         return found.loss, numbers
 
     def export(self, folder: Path) -> None:
-        """Save the whole pipeline for `all`, for `lora` diffusers' LoRA file (`pipe.load_lora_weights(folder)` reads it), for `unet` the
-        difference to the base, which the card names (`pipelines.load_adapter` and, as a model of its own, `pipelines.load_pipeline` read
-        it).
-
-        See `saving` for the precision of each.
-        """
+        """Save the whole pipeline for `all`, a LoRA for `lora`, the difference to the base that the card names for `unet`; see `saving`."""
         if self.trainable == "lora":
             save_lora(self.unet, folder)
         elif self.trainable == "unet":

@@ -1,6 +1,8 @@
 """How what was trained is written: in diffusers' format, UNet and LoRA in half precision, which diffusers loads as float32.
 
-The text encoder stays in float32, because transformers would keep it in the precision of its file.
+The text encoder stays in float32, because transformers would keep it in the precision of its file. `pipe.load_lora_weights(folder)` reads
+a LoRA; the difference that a full fine-tune makes (`fine_tune.save_difference`) is read by `pipelines.load_adapter` and, as a model of its
+own, by `pipelines.load_pipeline`.
 """
 
 import copy
@@ -23,7 +25,7 @@ def forget_origin(folder: Path) -> None:
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
-    """diffusers' LoRA file, which `pipe.load_lora_weights(folder)` reads."""
+    """diffusers' LoRA file."""
     # PEFT's keys, which diffusers reads; its own conversion renames the attention's alone and so leaves a mixture that it misreads
     layers = {name: weight.half() for name, weight in get_peft_model_state_dict(unet).items()}
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)

@@ -1,0 +1,61 @@
+"""Records as files: written whole and sealed, read back and checked, found by their names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..base import paths
+from ..base.config import ConfigurationError, plain
+from ..base.files import atomic_write
+from .record_checks import SEAL, RecordError, check_record, seal
+from .tables import Record
+
+
+def save_record(record: Record, file: str | Path) -> Path:
+    """Write a record and its seal as JSON, atomically. Raises ValueError, saying where, for NaN or anything else that JSON has not."""
+    file = Path(file)
+    sealed = plain(record, "record") | {SEAL: seal(record)}
+    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(file, (text + "\n").encode())
+    return file
+
+
+def load_record(file: str | Path) -> dict[str, Any]:
+    """Read a record. Raises FileNotFoundError, or RecordError for a file that is no record or whose numbers contradict each other."""
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no record {file}.")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{file} is not JSON: {error}.") from None
+    try:
+        check_record(record, file.stem)
+    except RecordError as error:
+        raise RecordError(f"{file}: {error}") from None
+    return record
+
+
+def record_files(folder: str | Path | None = None) -> list[Path]:
+    """The files with recorded results in `folder` (None: the repository's), sorted. Raises ConfigurationError where there are none.
+
+    The repository's own folder may be empty: nothing has been recorded yet.
+    """
+    folder = paths.RESULTS if folder is None else Path(folder)
+    files = sorted(folder.glob("*.json"))
+    if not files and folder != paths.RESULTS:
+        raise ConfigurationError(f"Parameter records is {str(folder)!r}, but must be a folder with recorded results (.json).")
+    return files
+
+
+def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | None:
+    """The repository's record of this name, or None where none has been made."""
+    file = folder / f"{name}.json"
+    return load_record(file) if file.is_file() else None
+
+
+def saved_sentence(name: str) -> str:
+    """Where the run of a notebook left its record, as its last cell prints it: from the repository's folder on."""
+    file = paths.OUT / f"{name}.json"
+    shown = (file.relative_to(paths.ROOT) if file.is_relative_to(paths.ROOT) else file).as_posix()
+    return f"Record of this run: {shown}. In the repository's folder, `python -m companion.evidence show {shown}` prints it."

@@ -107,7 +107,7 @@ class EditJudges:
         values = {
             "alignment": 100 * to_target,
             "followed": (to_target > to_source).float(),
-            "directional_alignment": edits.embedding_alignment(shown - was, after - before),
+            "directional_alignment": edits.embedding_alignment(shown, was, after, before),
         }
         if self.attributes is not None and all(pair.target_record is not None for pair in pairs):
             values["attribute"] = self.attributes.success(images, [pair.kind for pair in pairs], [pair.target_record for pair in pairs])

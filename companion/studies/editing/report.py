@@ -76,6 +76,7 @@ def gains(study: EditingStudy, found: Curves) -> dict[Entry, dict[str, Gain]]:
         entry: {
             title: gain(models[None], [models[adapter] for adapter in group if adapter in models], kinds, seed=study.cfg.seed)
             for title, group in groups.items()
+            if any(adapter in models for adapter in group)
         }
         for entry, models in found.items()
     }

@@ -54,6 +54,7 @@ class EditingStudy(BaseStudy):
 
     Args:
         cfg: a configuration with `PARAMETERS`; without `adapters` the base model and the default adapter.
+        methods, repeated: in place of the configuration's.
 
     Raises:
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
@@ -61,18 +62,17 @@ class EditingStudy(BaseStudy):
 
     code = ("companion.studies.editing.study",)
 
-    def __init__(self, cfg: SimpleNamespace) -> None:
+    def __init__(self, cfg: SimpleNamespace, *, methods: Sequence[str] | None = None, repeated: Sequence[str] | None = None) -> None:
         super().__init__(cfg)
         self.adapters = chosen_adapters(cfg.adapters)
         self.check_adapters(self.adapters, cfg.model)
-        if strange := [name for name in cfg.repeated if name not in cfg.methods]:
-            raise config.ConfigurationError(
-                f"Parameter repeated has {strange[0]!r}, but must have some of methods, {', '.join(cfg.methods)}."
-            )
+        methods, self.repeated = cfg.methods if methods is None else methods, cfg.repeated if repeated is None else repeated
+        if strange := [name for name in self.repeated if name not in methods]:
+            raise config.ConfigurationError(f"Parameter repeated has {strange[0]!r}, but must have some of methods, {', '.join(methods)}.")
         with errors_in_one_sentence():
             self.titles = adapter_titles(self.adapters)
             self.recipe = recipe_of(cfg, self.guidance_of(cfg.model))
-            self.entries = entries(cfg.methods, cfg.inversions)
+            self.entries = entries(methods, cfg.inversions)
             for entry in self.entries:  # a strength that a method refuses is named before anything is edited
                 for strength in self.recipe.strengths_of(entry):
                     self.recipe.edit(entry, strength)
@@ -94,9 +94,24 @@ class EditingStudy(BaseStudy):
         return {self.titles[group[0]]: group for group in ordered}
 
     def models_of(self, entry: Entry) -> list[str | None]:
-        """The base model and the adapters that edit with this method: every training for the repeated ones, else the first."""
+        """The base model and the adapters that edit with this method: the first training of each, and all for the repeated ones."""
         first = [group[0] for group in self.groups.values()]
-        return [None, *(one for one in self.adapters if one in first or entry.method in self.cfg.repeated)]
+        return [None, *(one for one in self.adapters if one in first or self.is_repeated(entry))]
+
+    def is_repeated(self, entry: Entry) -> bool:
+        """Whether every training edits with this method; with further inversions of the prompt switch the first one alone does."""
+        return entry.method in self.repeated and entry.inversion in ("own", self.cfg.inversions[0])
+
+    def curve_models(self, entry: Entry) -> list[str | None]:
+        """The models that edit at every strength: the base model and Smooth; of a control the first training, for repeated methods."""
+        first = [group[0] for group in self.groups.values()]
+        controls = [one for one in first if self.is_repeated(entry)]
+        smooth = [one for one in self.adapters if self.kind_of(one) in ("smooth", "unknown")]
+        return [one for one in self.models_of(entry) if one is None or one in smooth or one in controls]
+
+    def kind_of(self, adapter: str) -> str:
+        """ "smooth", "plain", "full" or "unknown", as its card says."""
+        return training_fields([adapter])["kind"]
 
     def row(self, entry: Entry, adapter: str | None, strength: float, chosen: bool = False) -> Row:
         """A row of a method with a model; the label of one that was not chosen ends in its strength."""
@@ -139,13 +154,13 @@ class EditingStudy(BaseStudy):
         for entry in self.entries:
             made += [self.row(entry, adapter, choices[entry].strength, chosen=True) for adapter in self.models_of(entry)]
             if entry == Entry("prompt_switch", "null_text") and 1.0 in self.recipe.strengths_of(entry):
-                made += [self.row(entry, adapter, 1.0) for adapter in self.models_of(entry)]
+                made += [self.row(entry, adapter, 1.0) for adapter in self.curve_models(entry)]
         return made
 
     def curve_rows(self) -> dict[Entry, dict[str | None, list[Row]]]:
         """By method and model the rows of its curve over the strength, those that edit least first; methods with one strength have none."""
         return {
-            entry: {adapter: [self.row(entry, adapter, s) for s in self.recipe.strengths_of(entry)] for adapter in self.models_of(entry)}
+            entry: {adapter: [self.row(entry, adapter, s) for s in self.recipe.strengths_of(entry)] for adapter in self.curve_models(entry)}
             for entry in self.entries
             if len(self.recipe.strengths_of(entry)) > 1
         }

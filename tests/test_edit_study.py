@@ -17,7 +17,24 @@ from companion.studies.editing.selection import Choice
 from companion.studies.editing.study import PARAMETERS, SOURCE, TRUTH, EditingStudy, column, ends
 
 ADAPTERS = ["smooth", "smooth-seed1", "smooth-seed2", "plain", "plain-seed1", "plain-seed2"]
-SMALL = dict(
+SMALL = {
+    "model": "mini",
+    "adapters": ["smooth"],
+    "methods": ["prompt_switch", "sdedit"],
+    "inversions": ["null_text"],
+    "repeated": ["prompt_switch"],
+    "strengths": "few",
+    "num_pairs": 4,
+    "num_inference_steps": 2,
+    "num_costly_steps": 2,
+    "guidance_scale": None,
+    "num_inner_steps": 1,
+    "null_text_lr": 0.1,
+    "batch_size": 6,
+    "seed": 0,
+    "device": "cpu",
+}
+ALL = dict(
     model="mini", adapters=["smooth"], methods=["prompt_switch", "sdedit"], inversions=["null_text"], repeated=["prompt_switch"],
     strengths="few", num_pairs=4, num_inference_steps=2, num_costly_steps=2, guidance_scale=None, num_inner_steps=1, null_text_lr=0.1, batch_size=6, seed=0,
     device="cpu",

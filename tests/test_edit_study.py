@@ -34,11 +34,6 @@ SMALL = {
     "seed": 0,
     "device": "cpu",
 }
-ALL = dict(
-    model="mini", adapters=["smooth"], methods=["prompt_switch", "sdedit"], inversions=["null_text"], repeated=["prompt_switch"],
-    strengths="few", num_pairs=4, num_inference_steps=2, num_costly_steps=2, guidance_scale=None, num_inner_steps=1, null_text_lr=0.1, batch_size=6, seed=0,
-    device="cpu",
-)  # fmt: skip
 ALL = dict(methods=list(PLANS), inversions=["null_text", "ddim", "direct", "fixed_point"], adapters=ADAPTERS, strengths="all")
 ALL |= dict(repeated=["prompt_switch", "prompt_to_prompt"])
 

@@ -169,7 +169,7 @@ def choices_table(choices: Mapping[Entry, Choice]) -> pd.DataFrame:
             for s, lpips, followed in zip(choice.strengths, choice.lpips, choice.followed, strict=True)
         )
         said = f"{choice.strength:g}" + ("" if choice.good_enough else " (none reached enough success)")
-        rows[entry.title] = {"chosen": said, "strength: LPIPS to the truth, success": "; ".join(tried)}
+        rows[entry.title] = {"chosen": said, "strength: LPIPS to the truth, success": "; ".join(tried) or "one setting"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

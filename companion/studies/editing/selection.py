@@ -19,18 +19,21 @@ ENOUGH = 0.75  # of the way from the untouched sources' success to that of the t
 
 @dataclass(frozen=True)
 class Choice:
-    """The strength that was chosen, and why: what each strength reached on the even ids, and how much success was enough."""
+    """The strength that was chosen, and why: what each strength reached on the even ids, and how much success was enough.
+
+    Nothing was measured where there was one strength alone.
+    """
 
     strength: float
-    strengths: tuple[float, ...]
-    lpips: tuple[float, ...]
-    followed: tuple[float, ...]
-    enough: float
+    strengths: tuple[float, ...] = ()
+    lpips: tuple[float, ...] = ()
+    followed: tuple[float, ...] = ()
+    enough: float | None = None
 
     @property
     def good_enough(self) -> bool:
-        """Whether the chosen strength reached the success that was asked."""
-        return self.followed[self.strengths.index(self.strength)] >= self.enough
+        """Whether the chosen strength reached the success that was asked; True where there was no choice."""
+        return self.enough is None or self.followed[self.strengths.index(self.strength)] >= self.enough
 
 
 def choose(strengths: Sequence[float], lpips: Sequence[float], followed: Sequence[float], *, floor: float, ceiling: float) -> Choice:

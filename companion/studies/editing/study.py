@@ -94,8 +94,11 @@ class EditingStudy(BaseStudy):
         return {self.titles[group[0]]: group for group in ordered}
 
     def models_of(self, entry: Entry) -> list[str | None]:
-        """The base model and the adapters that edit with this method: the first training of each, and all for the repeated ones."""
-        first = [group[0] for group in self.groups.values()]
+        """The base model and the adapters that edit with this method: the first training of each, and all for the repeated ones.
+
+        Controls do without the costly methods: what these cost, the control is not worth where one training decides nothing.
+        """
+        first = [group[0] for group in self.groups.values() if not (entry.plan.costly and self.kind_of(group[0]) == "plain")]
         return [None, *(one for one in self.adapters if one in first or self.is_repeated(entry))]
 
     def is_repeated(self, entry: Entry) -> bool:
@@ -133,14 +136,21 @@ class EditingStudy(BaseStudy):
     # The choice, on even ids ----------------------------------------------------------------------------------------------------------
 
     def choose(self) -> dict[Entry, Choice]:
-        """Each method's strength, by the rule of `selection`: the base model's edits of the even ids decide."""
-        rows = [self.row(entry, None, strength) for entry in self.entries for strength in self.recipe.candidates(entry)]
+        """Each method's strength, by the rule of `selection`: the base model's edits of the even ids decide.
+
+        A method with one candidate is not run.
+        """
+        candidates = {entry: found for entry in self.entries if len(found := self.recipe.candidates(entry)) > 1}
+        rows = [self.row(entry, None, strength) for entry, found in candidates.items() for strength in found]
         measured = self.measure([*ends(), *rows], self.chosen_on)
         followed = {label: float(np.mean(column(found, "followed"))) for label, found in measured.items()}
         lpips = {label: float(np.mean(column(found, "lpips"))) for label, found in measured.items()}
         choices = {}
         for entry in self.entries:
             strengths = self.recipe.candidates(entry)
+            if entry not in candidates:
+                choices[entry] = Choice(strengths[0])
+                continue
             labels = [self.row(entry, None, strength).label for strength in strengths]
             values = [lpips[label] for label in labels], [followed[label] for label in labels]
             choices[entry] = choose(strengths, *values, floor=followed[SOURCE], ceiling=followed[TRUTH])

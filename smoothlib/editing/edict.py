@@ -97,8 +97,8 @@ class CoupledChain:
         return x, y
 
     def _order(self, i: int) -> tuple[int, int]:
-        """Which chain changes first. It is the step's place on the way down that decides, so that any number of steps can be undone."""
-        return (0, 1) if i % 2 == 0 else (1, 0)
+        """Which chain changes first. The steps that are left on the way down decide, whatever the strength was."""
+        return (0, 1) if (len(self.steps) - i) % 2 == 0 else (1, 0)
 
     def _affine(self, i: int, asked: Tensor, prompt_embeds: Embeds) -> tuple[Tensor, Tensor]:
         """a_t and b_t eps(asked, t)."""
@@ -124,6 +124,7 @@ def edit(
 ) -> Edited:
     """Take both chains from the image up to `strength` under the source prompt, and down under the target prompt.
 
+    The steps above `strength` would be undone exactly: the edit is the prompt switch of Eq. 15 at r = `strength` with this inversion.
     A step evaluates the network twice per chain where guidance is used, so that up and down make eight evaluations per step and image.
 
     Args:

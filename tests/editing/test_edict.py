@@ -11,7 +11,7 @@ from companion.weights.pipelines import load_pipeline
 from smoothlib.editing.chains import ddim_steps
 from smoothlib.editing.edict import EDICT, CoupledChain, edit
 from smoothlib.editing.inversions import Inversion
-from smoothlib.sampling import encode_images, encode_prompts, sample
+from smoothlib.sampling import encode_images, encode_prompts, prompt_switch, sample
 
 OWN = Inversion("own")
 
@@ -100,6 +100,17 @@ def test_where_both_chains_agree_the_steps_are_plain_ddim(monkeypatch):
     expected = sample(pipe, z, embeds, guidance_scale=3, num_inference_steps=4)
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)  # the scheduler's levels are float32
     torch.testing.assert_close(x, y, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.6])
+def test_it_is_the_prompt_switch_with_an_exact_inversion(strength):
+    """All the way up, down under the source prompt to the switch, then under the target prompt: the first part comes to nothing."""
+    pipe, steps = tiny(torch.float64), 10
+    source, target = encode_prompts(pipe, SOURCES), encode_prompts(pipe, TARGETS)
+    coupled, z0 = chain(pipe, steps=ddim_steps(pipe, steps)), encode_images(pipe, pictures(dtype=torch.float64))
+    switch = prompt_switch(source, target, ratio=strength, num_inference_steps=steps)
+    x, _ = coupled.down(coupled.up((z0, z0), source), switch)
+    torch.testing.assert_close(run(pipe, strength=strength).latents, x, rtol=0, atol=1e-11)
 
 
 def test_another_prompt_changes_the_image():

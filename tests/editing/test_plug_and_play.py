@@ -70,7 +70,7 @@ def test_full_injection_returns_the_source(case, inverted, monkeypatch):
 
 
 def test_a_target_that_says_what_the_source_says_returns_the_source(case):
-    """Fixed-point inversion comes back along its pivots, guidance between equal prompts does nothing: what is injected is what was there."""
+    """Fixed-point inversion comes back along its pivots, and guidance between equal prompts does nothing."""
     prompt = case.source[0]
     inversion = Inversion("fixed_point", num_iterations=20)
     arguments = dict(inversion=inversion, settings=replace(ALL, negative_prompt=prompt))

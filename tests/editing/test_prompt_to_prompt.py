@@ -53,14 +53,7 @@ def test_without_replacing_it_is_plain_sampling(case, inverted, kind):
 @pytest.mark.parametrize("kind", ["ddim", "null_text"])
 def test_equal_prompts_give_the_reconstruction(case, inverted, kind, settings):
     (*_, reconstruction) = source_branch(case.pipe, inverted[kind])
-    assert torch.allclose(latents(case, inverted[kind], settings, case.source), reconstruction, atol=1e-3)
-
-
-def test_an_edit_lies_between(case, inverted):
-    """More of the source's maps: closer to the source."""
-    (*_, source) = source_branch(case.pipe, inverted["ddim"])
-    distances = [(latents(case, inverted["ddim"], settings) - source).norm().item() for settings in (NONE, PUBLISHED, ALL)]
-    assert distances[0] > distances[1] and distances[0] > distances[2] > 0.01
+    assert torch.allclose(latents(case, inverted[kind], settings, case.source), reconstruction, atol=1e-4)
 
 
 def test_maps_that_are_replaced_are_the_sources(case, inverted, monkeypatch):
@@ -74,7 +67,8 @@ def test_maps_that_are_replaced_are_the_sources(case, inverted, monkeypatch):
             source, target, own = out[-4 + b], out[-2 + b], p[-2 + b]  # (heads, N, L)
             expected = source @ control.matrix[b, 0]
             taken = control.shared[b, 0, 0] == 1
-            assert torch.equal(target[..., taken], expected[..., taken]) and torch.equal(target[..., ~taken], own[..., ~taken])
+            assert torch.allclose(target[..., taken], expected[..., taken], atol=1e-6)
+            assert torch.equal(target[..., ~taken], own[..., ~taken])
             single = taken & (control.matrix[b, 0].max(0).values == 1) & (control.matrix[b, 0].sum(0) == 1)
             rows = control.matrix[b, 0].argmax(0)
             assert torch.equal(target[..., single], source[..., rows[single]]) and single.sum() > 3

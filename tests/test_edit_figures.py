@@ -108,7 +108,7 @@ def test_the_page_edits_a_folder_of_pictures(make, count, tmp_path, monkeypatch)
 
 
 def test_a_folder_without_pictures_is_one_sentence(tmp_path):
-    with pytest.raises(config.ConfigurationError, match="must be 'scenes', a folder with PIE-Bench's mapping_file.json"):
+    with pytest.raises(config.ConfigurationError, match=r"must be .scenes., a folder with PIE-Bench.s mapping_file\.json"):
         study_of(dataset=str(tmp_path))
 
 

@@ -10,11 +10,10 @@ from PIL import Image
 from tiny import assert_one_sentence
 
 from companion.data.edit_folders import FolderEdits, PieBench, decoded_mask
-from companion.data.edits import half, half_of, load_edits, stacked_masks
+from companion.data.edits import half, half_of, load_edits
 from companion.data.listings import ListingError
 from companion.data.load import load_pairs
 from companion.data.pictures import PictureError
-from companion.world.pair_rendering import EVERYWHERE
 
 ENTRY = {
     "image_path": "1_change_object_80/1_artificial/1.png",
@@ -67,11 +66,9 @@ def test_the_pairs_are_items_with_their_truth_mask_and_records(scenes):
 
 def test_what_has_no_outside_is_a_rule_of_the_kind(scenes):
     items = [scenes.item(index) for index in range(0, 396, 22)]
-    assert {item.kind for item in items if not item.has_outside} == set(EVERYWHERE)
+    assert {item.kind for item in items if not item.has_outside} == {"setting", "style"}
     assert all(item.mask.all() for item in items if not item.has_outside)
     assert not dataclasses.replace(items[0], mask=None).has_outside
-    masks = stacked_masks([dataclasses.replace(items[0], mask=None), items[0]])
-    assert not masks[0].any() and torch.equal(masks[1], items[0].mask) and masks.dtype == torch.bool
 
 
 def test_the_halves_share_nothing_and_each_kind_is_in_both(scenes):
@@ -199,7 +196,7 @@ def test_a_folder_with_prompts_is_read(tmp_path):
         (["a.png"], r"has \['a.png'\], but must be an object"),
         (LINE | {"target_prompt": " "}, "has an empty target_prompt, but must have a text"),
         (LINE | {"source_prompt": None}, "has the source_prompt None, but must have a text"),
-        (LINE | {"file_name": "../a.png"}, "must name a picture inside the folder"),
+        (LINE | {"file_name": "../a.png"}, "has the file_name .*must name a picture inside the folder"),
         (LINE | {"mask": "..\\m.png"}, "has the mask .*must name a picture inside the folder"),
         (LINE | {"mask": 3}, "has the mask 3, but must name a picture"),
     ],

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -87,8 +86,3 @@ def half(edits: EditSet, which: str) -> list[int]:
     if which not in HALVES:
         raise ValueError(f"which is {which!r}, but must be one of {', '.join(HALVES)}")
     return [index for index, record in enumerate(edits.records) if half_of(record["id"]) == which]
-
-
-def stacked_masks(items: Sequence[EditItem]) -> torch.Tensor:
-    """The masks of items of one size, (B, 1, H, W) bool; False everywhere where an item has none (and `has_outside` is False)."""
-    return torch.stack([torch.zeros_like(item.source[:1], dtype=torch.bool) if item.mask is None else item.mask for item in items])

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from .edit_folders import MAPPING, PROMPTS, FolderEdits, PieBench
-from .edit_items import EditItem, EditSet, half, half_of, resized_mask, stacked_masks
+from .edit_items import EditItem, EditSet, half, half_of, resized_mask
 from .items import to_tensor
 from .load import ScenePair, _side, load_pairs
 from .pictures import square
 
-__all__ = ["EditItem", "EditSet", "FolderEdits", "PieBench", "SceneEdits", "half", "half_of", "load_edits", "stacked_masks"]
+__all__ = ["EditItem", "EditSet", "FolderEdits", "PieBench", "SceneEdits", "half", "half_of", "load_edits"]
 
 
 class SceneEdits:

@@ -66,10 +66,8 @@ def ddim_steps(pipe: "StableDiffusionPipeline", num_inference_steps: int, *, sha
     return steps[num_inference_steps - share_of_steps(share, num_inference_steps) :]
 
 
-def predict_branches(
-    unet: torch.nn.Module, t: Tensor, branches: Sequence[tuple[Tensor, Tensor, float]], null_embeds: Tensor
-) -> list[Tensor]:
-    """Guided outputs of several branches (latents (B, 4, h, w), prompt embeddings (B, L, D), guidance scale) from one network call.
+def predict_branches(unet: torch.nn.Module, t: Tensor, branches: Sequence[Branch], null_embeds: Tensor) -> list[Tensor]:
+    """Guided outputs of several branches, each (B, 4, h, w), from one network call.
 
     A branch at guidance 1 has no use for the null embedding (B, L, D) and takes one evaluation per latent, any other two.
     """

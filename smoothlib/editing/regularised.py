@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion import ddim_inverse_scheduler, predict_eps, set_timesteps
+from ..diffusion import ddim_inverse_scheduler, noise_schedule, predict_eps, set_timesteps
 from ..sampling import check_latents
 from .inputs import Generators
 from .inversions import Progress
@@ -46,11 +46,12 @@ def regularised_inversion(
 ) -> Tensor:
     """x_T (B, 4, h, w) from z0 with the images' prompts (B, L, D) at guidance 1, one evaluation per step.
 
-    Where the network gives v or the sample, it is the noise that it means that is regularised.
+    Where the network gives v or the sample, it is the noise that it means that is regularised. The steps along the KL's gradient are made
+    for estimates whose variance is near 1; far from it they diverge, which is reported as latents that are not finite.
     """
-    scheduler = ddim_inverse_scheduler(pipe)
-    predicted = scheduler.config.prediction_type
-    scheduler = type(scheduler).from_config(scheduler.config, prediction_type="epsilon")
+    config = noise_schedule(pipe)
+    predicted = config.get("prediction_type", "epsilon")
+    scheduler = ddim_inverse_scheduler({**config, "prediction_type": "epsilon"})
     timesteps = set_timesteps(scheduler, settings.num_inference_steps, pipe.unet.device)  # ascending
     z = z0.to(pipe.unet.device, pipe.unet.dtype)
     sides = pyramid_sides(*z.shape[-2:])
@@ -117,10 +118,10 @@ def check_regularised(pipe: "StableDiffusionPipeline", images: Tensor, settings:
         return
     if generator is None:
         raise ValueError("generator is None, but must be given: the regularised inversion draws the rolls of its auto-correlation")
-    side = min(images.shape[-2:]) // pipe.vae_scale_factor
-    if min(pyramid_sides(*(size // pipe.vae_scale_factor for size in images.shape[-2:]))) < 4:
+    height, width = (size // pipe.vae_scale_factor for size in images.shape[-2:])
+    if min(pyramid_sides(height, width)) < 4:
         raise ValueError(
-            f"images have latents of {side} pixels on a side, but must have more for the auto-correlation's pyramid, at least 4"
+            f"images have latents of {height} x {width}, but each level of the auto-correlation's pyramid must have at least 4"
         )
 
 

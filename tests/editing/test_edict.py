@@ -87,19 +87,20 @@ def test_a_step_down_is_the_papers():
 
 
 def test_where_both_chains_agree_the_steps_are_plain_ddim(monkeypatch):
-    """For a network that ignores the latent both chains are one, and mixing equals does nothing."""
+    """For a network that ignores the latent both chains are one, and to mix them does nothing."""
     pipe = smooth_tiny_pipeline(torch.float64)
     pattern = noise(1, *LATENT_SHAPE, dtype=torch.float64)
-    monkeypatch.setattr(
-        pipe.unet,
-        "forward",
-        lambda x, t, encoder_hidden_states, **_: (pattern * encoder_hidden_states.mean(dim=(1, 2))[:, None, None, None] * (1 + t / 1000),),
-    )
+
+    def forward(x, t, encoder_hidden_states, **_):
+        return (pattern * (1 + t / 1000) * (0.1 + encoder_hidden_states[:, :, 0].mean(dim=1))[:, None, None, None],)
+
+    monkeypatch.setattr(pipe.unet, "forward", forward)
     z, embeds = noise(3, *LATENT_SHAPE, seed=2, dtype=torch.float64), encode_prompts(pipe, SOURCES)
     x, y = chain(pipe).down((z, z), embeds)
     expected = sample(pipe, z, embeds, guidance_scale=3, num_inference_steps=4)
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)  # the scheduler's levels are float32
     torch.testing.assert_close(x, y, rtol=0, atol=1e-13)
+    assert (x - z).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.6])

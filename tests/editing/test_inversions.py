@@ -41,7 +41,7 @@ def test_direct_inversions_offsets_are_the_gaps_of_guided_steps_from_the_pivots(
         e_null, e_cond = (predict_noise(pipe.unet, z, t, embeds) for embeds in (null, found.prompt_embeds))
         below = scheduler.step(e_null + GUIDANCE * (e_cond - e_null), t, z).prev_sample
         torch.testing.assert_close(found.offsets[i], found.pivots[T - i - 1] - below, rtol=0, atol=1e-12)
-    assert found.offsets.abs().amax((1, 2, 3, 4)).min() > 1e-4  # each step has a gap to close
+    assert found.offsets.abs().amax((1, 2, 3, 4)).min() > 1e-6  # each step has a gap to close
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
@@ -94,7 +94,7 @@ def test_the_fixed_point_loses_less_than_ddim_inversion_on_every_scene():
     images, captions = scenes()
     error = {}
     for kind in ("ddim", "fixed_point"):
-        found = invert(mini(), images, captions, Inversion(kind), guidance_scale=1.0, num_inference_steps=6)
+        found = invert(mini(), images, captions, Inversion(kind), guidance_scale=1.0, num_inference_steps=10)
         *_, z0 = source_branch(mini(), found)
         error[kind] = (z0 - found.pivots[0]).square().mean((1, 2, 3))
     assert (error["fixed_point"] < 0.2 * error["ddim"]).all(), error
@@ -119,7 +119,7 @@ def test_a_batch_equals_one_image_at_a_time(kind):
         ("direct", {}, 1.0, T + T),
         ("fixed_point", dict(num_iterations=3), GUIDANCE, 3 * T),
         ("fixed_point", dict(num_iterations=3, inversion_guidance_scale=2.0), GUIDANCE, 6 * T),
-        ("null_text", dict(num_inner_steps=INNER, lr=1e-9), GUIDANCE, T + (2 + INNER) * T),  # nothing is learnt: no loss stops early
+        ("null_text", dict(num_inner_steps=1), GUIDANCE, T + 3 * T),  # e_cond, one inner step, and the step that advances
     ],
 )
 def test_evaluations_are_counted(kind, options, guidance_scale, evaluations):

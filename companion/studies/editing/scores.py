@@ -13,7 +13,7 @@ from smoothlib.editing.judges import Alignment, Perceptual, directional_alignmen
 from smoothlib.metrics import edits
 
 from ...base import paths
-from ...data.edit_items import EditItem, stacked_masks
+from ...data.edit_items import EditItem
 from ...judges import dual_encoder, scene_attributes
 from ...judges.clip import ClipEncoder, load_clip_encoder
 from ...judges.networks import lpips_network
@@ -89,7 +89,9 @@ class EditJudges:
 
     def _distances(self, images: Tensor, source: Tensor, pairs: Sequence[EditItem]) -> dict[str, Tensor]:
         """To the truth, where it is known, and to the source outside the mask, where there is one."""
-        mask, local = (stacked.to(self.device) for stacked in (stacked_masks(pairs), torch.tensor([pair.has_outside for pair in pairs])))
+        blank = torch.zeros_like(pairs[0].source[:1], dtype=torch.bool)  # no mask: neither an inside nor an outside
+        mask = self._stack([blank if pair.mask is None else pair.mask for pair in pairs])
+        local = torch.tensor([pair.has_outside for pair in pairs], device=self.device)
         values = edits.preservation(images, source, mask, cell=self.cell, lpips_map=self.lpips_map, has_outside=local)
         if any(pair.target is None for pair in pairs):
             return values

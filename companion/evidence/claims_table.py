@@ -79,6 +79,7 @@ def figures(found: Evidence, record: Record) -> str:
     decimals = min(max(decimals_of(ends), 0), 4) if ends else own
     first, second = (f"{mean:.{max(own, decimals) if decimals == 4 else decimals}f}" for mean in found.means)
     label = f"{label} of " if found.rows[0] in record["rows"] else ""
+    label = f"{found.asks.part.capitalize()}: {label}" if found.asks and found.asks.part else label
     text = f"{label}{found.rows[0]} {first}, {'of ' if label else ''}{found.rows[1]} {second}: difference "
     if found.sampled:
         text += f"{with_interval(found.difference, found.sampled.interval)}, n = {found.sampled.n}"

@@ -80,6 +80,36 @@ def repeated_rows(record: Mapping[str, Any]) -> dict[str, list[str]]:
     return {labels[0]: labels for labels in found if len(labels) > 1}
 
 
+def part_of(record: Record, part: str | None) -> Record | None:
+    """The record of one of its `parts` alone, as it would be had nothing but these items been measured; None where it has no such part.
+
+    Metrics without values, or of another part, are left out; intervals and tests, which were of all items, are computed where they are
+    asked for. None for `part` is the whole record.
+    """
+    if part is None:
+        return record
+    ids = record.get("parts", {}).get(part)
+    if ids is None:
+        return None
+    rows = {}
+    for label, row in record["rows"].items():
+        metrics = {}
+        for metric, measured in row["metrics"].items():
+            of = measured_ids(record, measured)
+            if "values" in measured and set(ids) <= set(of):
+                by_id = dict(zip(of, measured["values"], strict=True))
+                values = [by_id[one] for one in ids]
+                metrics[metric] = {"mean": float(np.mean(values)), "low": None, "high": None, "n": len(ids), "values": values}
+        rows[label] = row | {"metrics": metrics}
+    facts = {name: fact for name, fact in record.get("facts", {}).items() if name != "training_seeds"}
+    return {**record, "items": list(ids), "rows": rows, "comparisons": [], "facts": facts}
+
+
+def measured_ids(record: Record, measured: Mapping[str, Any]) -> list[str]:
+    """The ids of the items that a metric's values belong to: all of the record's, or those of the part that it is defined for."""
+    return record["parts"][measured["part"]] if "part" in measured else record["items"]
+
+
 def by_training(record: Record) -> Record:
     """The record with trainings of one recipe as one row: values are means over the trainings, whose own means become facts.
 

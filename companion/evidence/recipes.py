@@ -87,7 +87,9 @@ def _sampling(record: Record, rows: Sequence[str]) -> tuple[Sequence[float] | No
     if "row_fields" not in record:
         return [] if any("guidance" in row for row in rows) else None, any(" NTI" in row or " walk" in row for row in rows)
     fields = [own for row in rows if (own := record["row_fields"][row]).get("method") != "vae"]
-    return sorted({own["guidance_scale"] for own in fields}), any(own.get("method") in ("nti", "walk") for own in fields)
+    return sorted({own["guidance_scale"] for own in fields}), any(
+        own.get("method") in ("nti", "walk") or own.get("inversion") == "null_text" for own in fields
+    )
 
 
 def describe_rows(record: Record, rows: Sequence[str]) -> str:

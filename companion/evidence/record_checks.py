@@ -47,10 +47,11 @@ def check_record(record: Any, name: str) -> None:
     _require(record["name"] == name, "name", record["name"], f"{name!r}, the file's")
     items = record["items"]
     _require(_texts(items) and len(set(items)) == len(items) > 0, "items", items, "a list of different texts that is not empty")
+    _check_parts(record)
     paper = _check_table(record)
     _require(isinstance(record["rows"], Mapping) and record["rows"], "rows", record["rows"], "row labels with their metrics, at least one")
     for label, row in record["rows"].items():
-        _check_row(f"rows[{label!r}]", row, len(items), paper)
+        _check_row(f"rows[{label!r}]", row, len(items), paper, record.get("parts", {}))
     _check_comparisons(record)
     _check_provenance(record["provenance"])
     if SEAL in record:
@@ -85,7 +86,15 @@ def _check_table(record: Mapping[str, Any]) -> PaperTable | None:
         raise RecordError(f"table is {record['table']!r} with the columns {list(record.get('columns', {}))}: {error}") from None
 
 
-def _check_row(where: str, row: Any, n: int, paper: PaperTable | None) -> None:
+def _check_parts(record: Mapping[str, Any]) -> None:
+    parts = record.get("parts", {})
+    _require(isinstance(parts, Mapping), "parts", parts, "names with ids of items")
+    for name, ids in parts.items():
+        known = _texts(ids) and len(set(ids)) == len(ids) > 0 and set(ids) <= set(record["items"])
+        _require(known, f"parts[{name!r}]", ids, "different ids of items, at least one")
+
+
+def _check_row(where: str, row: Any, n: int, paper: PaperTable | None, parts: Mapping[str, Any]) -> None:
     metrics = row.get("metrics") if isinstance(row, Mapping) else None
     _require(isinstance(metrics, Mapping) and len(metrics) > 0, f"{where}['metrics']", metrics, "metrics, at least one")
     answers = row.get("paper_row")
@@ -94,7 +103,9 @@ def _check_row(where: str, row: Any, n: int, paper: PaperTable | None) -> None:
     for metric, measured in metrics.items():
         if paper is not None:
             _require(metric in paper.metrics, f"a metric of {where}", metric, f"one of {', '.join(paper.metrics)}")
-        _check_measured(f"{where}[{metric!r}]", measured, n)
+        part = measured.get("part") if isinstance(measured, Mapping) else None
+        _require(part is None or part in parts, f"{where}[{metric!r}]['part']", part, f"one of {', '.join(map(repr, parts))}")
+        _check_measured(f"{where}[{metric!r}]", measured, n if part is None else len(parts[part]))
 
 
 def _check_measured(where: str, measured: Any, n: int) -> None:

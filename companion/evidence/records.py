@@ -48,6 +48,8 @@ def make_record(
     columns: Mapping[str, Mapping[str, str]] | None = None,
     totals: Mapping[str, Mapping[str, float | Mapping[str, Any]]] | None = None,
     facts: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
+    metric_parts: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """A result in JSON's types: per-item values with means and 95 % intervals, and paired tests between rows.
@@ -62,6 +64,8 @@ def make_record(
     totals: row label -> metric -> the value of the whole set, for metrics without a value per item; or a mapping with it as `mean`, the
         number `n` of what the set consists of (default: the items), and `image_values`, what each image contributes to it (in `chance`).
     facts: what else there is to keep, in JSON's types.
+    parts: name -> ids of items that statements and tables may ask for alone (`fields.part_of`), such as one kind of edit.
+    metric_parts: metric -> the part that it is defined for; its rows have one value for each of this part's items, in their order.
     model: what it was measured on, in words.
     seed: of the bootstrap.
     """
@@ -69,14 +73,17 @@ def make_record(
     paper_rows = dict(paper_rows or {})
     if repeated := [item for item, count in Counter(items).items() if count > 1]:
         raise ValueError(f"items has {repeated[0]!r} more than once, but must be different ids.")
-    _check_rows(rows, len(items), paper, paper_rows)
+    parts, metric_parts = _checked_parts(parts or {}, metric_parts or {}, items)
+    _check_rows(rows, {metric: len(parts[part]) for metric, part in metric_parts.items()}, len(items), paper, paper_rows)
     if row_fields and row_fields.keys() != rows.keys():
         raise ValueError(f"row_fields has the rows {', '.join(map(repr, row_fields))}, but must have {', '.join(map(repr, rows))}.")
     measured = {
         label: {
             "paper_row": paper_rows.get(label),
             "metrics": {
-                metric: asdict(mean_interval(values, seed=seed)) | {"values": np.asarray(values, dtype=float)}
+                metric: asdict(mean_interval(values, seed=seed))
+                | {"values": np.asarray(values, dtype=float)}
+                | ({"part": metric_parts[metric]} if metric in metric_parts else {})
                 for metric, values in metrics.items()
             },
         }
@@ -87,19 +94,36 @@ def make_record(
         measured[label]["metrics"] |= {metric: {"low": None, "high": None, "n": len(items)} | value for metric, value in given.items()}
     comparisons = [asdict(comparison) for comparison in compare_rows(rows, pairs, seed=seed)]
     content = (SCHEMA, name, table, model, list(items), dict(conventions or {}), measured, comparisons, dict(provenance))
-    extra = {key: value for key, value in (("row_fields", row_fields), ("columns", columns), ("facts", facts)) if value}
+    optional = (("row_fields", row_fields), ("columns", columns), ("facts", facts), ("parts", parts))
+    extra = {key: value for key, value in optional if value}
     return plain(dict(zip(KEYS, content, strict=True)) | extra, "record")
 
 
-def _check_rows(rows: Mapping[str, Mapping[str, Any]], n: int, paper: PaperTable | None, paper_rows: Mapping[str, str]) -> None:
+def _checked_parts(
+    parts: Mapping[str, Sequence[str]], metric_parts: Mapping[str, str], items: Sequence[str]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    for name, ids in parts.items():
+        if strange := [one for one in ids if one not in items]:
+            raise ValueError(f"parts has {strange[0]!r} in {name!r}, but must have ids of items.")
+        if not ids or len(set(ids)) < len(ids):
+            raise ValueError(f"parts has {len(ids)} ids in {name!r}, but must have different ones, at least one.")
+    for metric, part in metric_parts.items():
+        if part not in parts:
+            raise ValueError(f"metric_parts has {part!r} for {metric!r}, but must name one of the parts: {', '.join(map(repr, parts))}.")
+    return {name: list(ids) for name, ids in parts.items()}, dict(metric_parts)
+
+
+def _check_rows(
+    rows: Mapping[str, Mapping[str, Any]], lengths: Mapping[str, int], n: int, paper: PaperTable | None, paper_rows: Mapping[str, str]
+) -> None:
     if paper is None and paper_rows:
         raise ValueError(f"paper_rows is {dict(paper_rows)}, but must be empty where table is None.")
     for label, metrics in rows.items():
         for metric, values in metrics.items():
             if paper is not None and metric not in paper.metrics:
                 raise ValueError(f"rows[{label!r}] has the metric {metric!r}, but {paper.name}'s metrics are {', '.join(paper.metrics)}.")
-            if len(values) != n:
-                raise ValueError(f"rows[{label!r}][{metric!r}] has {len(values)} values, but there are {n} items.")
+            if len(values) != lengths.get(metric, n):
+                raise ValueError(f"rows[{label!r}][{metric!r}] has {len(values)} values, but there are {lengths.get(metric, n)} items.")
     for label, paper_row in paper_rows.items():
         if label not in rows or paper_row not in paper.rows:
             known = f"rows are {', '.join(map(repr, rows))} and {paper.name}'s are {', '.join(map(repr, paper.rows))}"

@@ -23,6 +23,7 @@ class Statement:
         has this floor: what cannot be undercut is not what a model adds.
     metric: its name in the record; of several, the first that the record has (FID on Stable Diffusion is another metric here).
     direction: which values are better, or what the statement says of the first row: "lower" or "higher".
+    part: of the record's `parts` the one whose items the statement is about (local edits, say); None: all items.
     where_recorded: a record that has none of the metrics is judged without this statement: it was made before the metric existed.
     """
 
@@ -33,6 +34,7 @@ class Statement:
     direction: str = "lower"
     margin: float | None = None
     where_recorded: bool = False
+    part: str | None = None
 
     def __post_init__(self) -> None:
         count = {"gap": (4, 4), "ordering": (3, 99)}.get(self.kind, (2, 2))

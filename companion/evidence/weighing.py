@@ -18,7 +18,7 @@ import numpy as np
 
 from . import chance
 from .chance import LEVEL, Sampling, Trainings
-from .fields import SETS, by_training
+from .fields import SETS, by_training, part_of
 from .statements import DIRECTIONS, Statement, find_row
 from .statistics import holm
 from .tables import Record
@@ -73,7 +73,8 @@ def weigh(statement: Statement, record: Record | None) -> list[Evidence]:
 
 
 def measure(statement: Statement, record: Record | None) -> list[Evidence]:
-    """The figures for each pair of rows of the statement, undecided; "not measured yet" where record, row or metric is missing."""
+    """The figures for each pair of rows of the statement, undecided; "not measured yet" where record, part, row or metric is missing."""
+    record = part_of(record, statement.part) if record else None
     record = by_training(record) if record else None
     rows = [find_row(record, row) for row in statement.rows] if record else [None]
     if None in rows:
@@ -124,7 +125,7 @@ def _compared(
     statement: Statement, metric: str, names: tuple[str, str], values: tuple[np.ndarray, np.ndarray], trained: Trainings
 ) -> Evidence:
     """The first of two series of changes is larger than the second."""
-    asks = Statement(statement.record, "paired", metric, ("", ""), "higher")
+    asks = Statement(statement.record, "paired", metric, ("", ""), "higher", part=statement.part)
     means = float(values[0].mean()), float(values[1].mean())
     return _with_chance(asks, metric, names, means, chance.of_items(*values), trained)
 

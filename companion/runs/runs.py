@@ -158,13 +158,17 @@ class _Run:
 
 
 def code_of(procedure: Procedure) -> dict[str, str]:
-    """The modules behind a procedure and their hashes; of one from elsewhere its own source, and all modules."""
+    """The modules behind a procedure and their hashes; of one from elsewhere its own source, and all modules.
+
+    What a procedure is handed or looks up, its source does not import: it names such modules in an attribute `modules`.
+    """
+    named = getattr(procedure, "modules", ())
     while isinstance(procedure, functools.partial):
         procedure = procedure.func
     owner = procedure if inspect.isroutine(procedure) else type(procedure)
     module = owner.__module__ or ""
     if module.partition(".")[0] in PACKAGES:
-        return modules_behind(module, "companion.runs.runs")
+        return modules_behind(module, "companion.runs.runs", *named)
     try:
         source = inspect.getsource(owner)
     except (OSError, TypeError):

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..diffusion import check_number
-from ..inversion import _frozen, ddim_invert
+from ..inversion import ddim_invert
+from ..null_text import frozen
 from ..sampling import check_latents, encode_images, encode_prompts, share_of_steps
 from .chains import Step, check_generator_given, ddim_steps, predict_branches
 from .edited import Edited, counted, finish
@@ -121,7 +122,7 @@ def edit(
         check_generator_given(generator, "disentangle's own inversion")
     check_judges(images.to(pipe.unet.device, pipe.unet.dtype), source_prompts, target_prompts, alignment, perceptual)
     steps = ddim_steps(pipe, settings.num_inference_steps)
-    with counted(pipe.unet) as counter, _frozen(pipe.unet), _frozen(pipe.vae):
+    with counted(pipe.unet) as counter, frozen(pipe.unet), frozen(pipe.vae):
         if own:
             chain = _own_chain(pipe, images, source_prompts, steps, settings, generator, progress)
         else:

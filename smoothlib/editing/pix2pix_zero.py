@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion import check_number
-from ..inversion import _frozen
+from ..null_text import frozen
 from ..sampling import check_latents, encode_images, encode_prompts
 from .attention import Site, attention_hooks, sites
 from .chains import Step, ddim_steps
@@ -116,7 +116,7 @@ def edit(
     check_sentences(pipe, source_sentences, target_sentences, len(images))
     cross = [site for site in sites(pipe.unet) if site.kind == "cross"]
     steps = ddim_steps(pipe, settings.num_inference_steps)
-    with counted(pipe.unet) as counter, _frozen(pipe.unet):
+    with counted(pipe.unet) as counter, frozen(pipe.unet):
         source = encode_prompts(pipe, source_prompts)
         if isinstance(inversion, Inversion) and inversion.kind == "own":
             z = regularised_inversion(pipe, encode_images(pipe, images), source, settings, generator, progress)

@@ -54,10 +54,10 @@ def kept_features(scenes: SceneSplit, *, mirrored: bool = False, limit: int | No
         parts = [images, images.flip(-1)] if mirrored else [images]
         # 100 images at once, as the kept files were made: other batches differ in the last bits
         with progress_bar("image features", total=len(parts) * len(images)) as advance_to:
-            features = [
-                scene_features(part, batch_size=100, done=lambda n, before=k * len(images): advance_to(before + n)).half()
-                for k, part in enumerate(parts)
-            ]
+            features = []
+            for part in parts:
+                before = len(images) * len(features)
+                features.append(scene_features(part, batch_size=100, done=lambda n, before=before: advance_to(before + n)).half())
         atomic_write(file, safetensors.torch.save({"features": torch.cat(features)}))
     return safetensors.torch.load_file(file)["features"]
 

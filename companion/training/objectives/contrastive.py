@@ -53,11 +53,11 @@ def kept_features(scenes: SceneSplit, *, mirrored: bool = False, limit: int | No
         images = scenes.pixels[:limit]
         parts = [images, images.flip(-1)] if mirrored else [images]
         # 100 images at once, as the kept files were made: other batches differ in the last bits
-        with progress_bar("image features", total=len(parts)) as advance_to:
+        with progress_bar("image features", total=len(parts) * len(images)) as advance_to:
             features = []
             for part in parts:
-                features.append(scene_features(part, batch_size=100).half())
-                advance_to(len(features))
+                before = len(images) * len(features)
+                features.append(scene_features(part, batch_size=100, done=lambda n, before=before: advance_to(before + n)).half())
         atomic_write(file, safetensors.torch.save({"features": torch.cat(features)}))
     return safetensors.torch.load_file(file)["features"]
 

@@ -171,8 +171,8 @@ def source_branch(pipe: "StableDiffusionPipeline", inverted: Inverted) -> Iterat
     if inverted.offsets is None:
         yield from sample_steps(pipe, inverted.pivots[-1], inverted.prompt_embeds, null_embeds=inverted.null_embeds, **settings)
         return
-    z = inverted.pivots[-1]
     for i, offset in enumerate(inverted.offsets):
+        z = inverted.pivots[-1 - i]  # where the step before has ended, without its rounding, which guided steps would amplify
         steps = sample_steps(pipe, z, inverted.prompt_embeds, null_embeds=inverted.null_embeds, first_step=i, **settings)
-        z = (step := next(steps)) + offset.to(step)
-        yield z
+        step = next(steps)
+        yield step + offset.to(step)

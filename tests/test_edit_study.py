@@ -215,7 +215,13 @@ def test_rows_are_compared_over_pairs_and_trainings_and_parts_hold_their_kinds(m
     found = fake(study, [*rows, *curve_rows], shift=0.05)
     values = report.values(study, found, rows)
     parts, of = report.parts_of(study, found)
-    assert len(parts["local"]) == 40 and len(parts["global"]) == 20 and len(parts["add"]) == 10 and of["lpips_outside"] == "local"
+    assert (
+        len(parts["local"]) == 40
+        and len(parts["global"]) == 20
+        and len(parts["add"]) == 10
+        and parts["outside"] == parts["local"]
+        and of["lpips_outside"] == "outside"
+    )
     assert len(values[TRUTH]["lpips"]) == 60 and len(values[TRUTH]["lpips_outside"]) == 40
     study.weights = {("mini", adapter): "0" for adapter in [None, *ADAPTERS]}
     from companion.evidence import records

@@ -52,6 +52,13 @@ def test_a_part_has_the_values_of_its_items_in_its_order_and_no_metric_of_other_
     assert part_of(record, None) is record
 
 
+def test_a_metric_of_some_items_has_those_of_a_part_that_it_is_defined_for():
+    record = made(parts=PARTS | {"mixed": [ITEMS[25], ITEMS[3], ITEMS[1]]})
+    mixed = part_of(record, "mixed")["rows"]["Base"]["metrics"]
+    values = record["rows"]["Base"]["metrics"]["outside"]["values"]
+    assert mixed["outside"]["values"] == [values[3], values[1]] and mixed["outside"]["n"] == 2 and mixed["lpips"]["n"] == 3
+
+
 def test_trainings_of_a_part_are_counted_by_the_values_of_the_part():
     fields = {f"Smooth {seed}": SMOOTH | {"training": "abc", "training_seeds": [seed], "adapters": [f"s{seed}"]} for seed in range(3)}
     rows = {"Base": {"lpips": RNG.normal(5, 0.1, 40)}} | {label: {"lpips": RNG.normal(4, 0.1, 40)} for label in fields}

@@ -83,8 +83,8 @@ def repeated_rows(record: Mapping[str, Any]) -> dict[str, list[str]]:
 def part_of(record: Record, part: str | None) -> Record | None:
     """The record of one of its `parts` alone, as it would be had nothing but these items been measured; None where it has no such part.
 
-    Metrics without values, or of another part, are left out; intervals and tests, which were of all items, are computed where they are
-    asked for. None for `part` is the whole record.
+    Metrics without values, or without one for these items, are left out; one that is defined for some of them alone has theirs. Intervals
+    and tests, which were of all items, are computed where they are asked for. None for `part` is the whole record.
     """
     if part is None:
         return record
@@ -95,11 +95,9 @@ def part_of(record: Record, part: str | None) -> Record | None:
     for label, row in record["rows"].items():
         metrics = {}
         for metric, measured in row["metrics"].items():
-            of = measured_ids(record, measured)
-            if "values" in measured and set(ids) <= set(of):
-                by_id = dict(zip(of, measured["values"], strict=True))
-                values = [by_id[one] for one in ids]
-                metrics[metric] = {"mean": float(np.mean(values)), "low": None, "high": None, "n": len(ids), "values": values}
+            by_id = dict(zip(measured_ids(record, measured), measured.get("values", ()), strict="values" in measured))
+            if values := [by_id[one] for one in ids if one in by_id]:
+                metrics[metric] = {"mean": float(np.mean(values)), "low": None, "high": None, "n": len(values), "values": values}
         rows[label] = row | {"metrics": metrics}
     facts = {name: fact for name, fact in record.get("facts", {}).items() if name != "training_seeds"}
     return {**record, "items": list(ids), "rows": rows, "comparisons": [], "facts": facts}

@@ -30,11 +30,13 @@ def parts_of(study: EditingStudy, measured: Measured) -> tuple[dict[str, list[st
     parts = {"local": [pair.id for pair in pairs if pair.has_outside], "global": [pair.id for pair in pairs if not pair.has_outside]}
     for kind in dict.fromkeys(pair.kind for pair in pairs):
         parts[kind] = [pair.id for pair in pairs if pair.kind == kind]
-    of = dict.fromkeys(LOCAL_METRICS, "local")
-    judged = ~np.isnan(column(measured[SOURCE], "attribute"))
-    if judged.any() and not judged.all():
-        parts["judged"] = [pair.id for pair, one in zip(pairs, judged, strict=True) if one]
-        of["attribute"] = "judged"
+    of = {}
+    for name, metrics in (("local", LOCAL_METRICS[:1]), ("outside", LOCAL_METRICS[1:]), ("judged", ("attribute",))):
+        for metric in metrics:
+            defined = ~np.isnan(column(measured[SOURCE], metric))
+            if defined.any() and not defined.all():
+                parts[name] = [pair.id for pair, one in zip(pairs, defined, strict=True) if one]
+                of[metric] = name
     return {name: ids for name, ids in parts.items() if ids}, of
 
 
@@ -58,7 +60,7 @@ def values(study: EditingStudy, measured: Measured, rows: Sequence[Row]) -> dict
 
 def curves(study: EditingStudy, measured: Measured) -> dict[Entry, dict[str | None, Curve]]:
     """By method and model the curve over the strength, of the local edits: preservation and success of each (`curve`)."""
-    local = [pair.has_outside for pair in study.reported]
+    local = has_outside(study, measured)
     found: dict[Entry, dict[str | None, Curve]] = {}
     for entry, models in study.curve_rows().items():
         found[entry] = {}
@@ -68,9 +70,14 @@ def curves(study: EditingStudy, measured: Measured) -> dict[Entry, dict[str | No
     return found
 
 
-def gains(study: EditingStudy, found: Curves) -> dict[Entry, dict[str, Gain]]:
+def has_outside(study: EditingStudy, measured: Measured) -> np.ndarray:
+    """Which of the reported pairs have something outside the edit, (n,) bool: where the mask leaves nothing there is nothing to keep."""
+    return ~np.isnan(column(measured[SOURCE], "lpips_outside"))
+
+
+def gains(study: EditingStudy, measured: Measured, found: Curves) -> dict[Entry, dict[str, Gain]]:
     """By method and kind of training (smooth, plain) the success gained over the base model at equal preservation."""
-    kinds = [pair.kind for pair in study.reported if pair.has_outside]
+    kinds = [pair.kind for pair, local in zip(study.reported, has_outside(study, measured), strict=True) if local]
     groups = study.groups
     return {
         entry: {
@@ -152,7 +159,7 @@ def table(made: results.Record, part: str | None = None, metrics: Sequence[str] 
 
 def kinds_table(made: results.Record, metric: str = "lpips") -> pd.DataFrame:
     """Row -> mean of a metric for each kind of edit."""
-    kinds = [part for part in made["parts"] if part not in ("local", "global", "judged")]
+    kinds = [part for part in made["parts"] if part not in ("local", "global", "outside", "judged")]
     means: dict[str, Any] = {}
     for kind in kinds:
         of_kind = by_training(part_of(made, kind))

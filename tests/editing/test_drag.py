@@ -5,7 +5,7 @@ import torch
 from tiny import IMAGE_SIZE, LATENT_SHAPE, assert_one_sentence, counted_calls, noise, smooth_tiny_pipeline
 
 from companion.data.load import load_pairs, to_tensor
-from companion.weights.adapters import load_smooth_lora
+from companion.weights.adapters import load_adapter
 from companion.weights.pipelines import load_pipeline
 from smoothlib.editing import drag as dragging
 from smoothlib.editing import drag_optimisation
@@ -120,7 +120,7 @@ def test_a_smooth_lora_acts_and_one_that_is_switched_off_is_refused(mini):
     settings, own = Drag(num_inference_steps=4, iterations=2), ImageLoraSettings(rank=4, steps=2)
     pipe = load_pipeline("mini")
     base = drag(pipe, **case, settings=settings, lora=own).latents
-    load_smooth_lora(pipe, "smooth")
+    load_adapter(pipe, "smooth")
     stacked = drag(pipe, **case, settings=settings, lora=own).latents
     pipe.unet.disable_adapters()
     with pytest.raises(ValueError, match="pipe has adapters that are all switched off") as raised:

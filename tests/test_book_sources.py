@@ -12,8 +12,11 @@ import pytest
 
 from companion.base import staleness
 from companion.base.paths import ROOT, SCENES
-from companion.evidence import claims, status
+from companion.book import forest
+from companion.data.load import load_split
+from companion.evidence import claims, effects, status
 from companion.evidence import records as results
+from companion.studies.smoothness import first_look
 
 BOOK = ROOT / "book"
 PAGES = sorted(BOOK.glob("*.md"))
@@ -26,7 +29,6 @@ NOT_PROSE = [  # code, mathematics, roles (citations, glue, references), link ta
 NAMES = r"(?:Python|Apache-|BSD-|CC BY|CC0|Stable\s+Diffusion|Sec\.|Eq\.|Table|Fig\.|Mitsuba)\s?\d+(?:\.\d+)*(?:(?: to |-)\d+(?:\.\d+)*)?"
 RESULT = r"\d[\d,]*\.\d+|\d+(?:\.\d+)?\s?%|\d{1,3}(?:,\d{3})+|\d+\s?dB|±"  # a fraction, a percentage, a large count, decibels
 SETTINGS = {  # what may be typed: levels of the statistics, settings that define a symbol, the data set's make-up
-    "intro.md": ["95 %"],
     "method.md": ["0.22", "0.88"],  # follow from the dimension alone; test_diffusion has them
     "notation.md": ["0.18215", "7.5", "0.01", "0.6", "0.9", "0.1"],
     "scenes.md": ["30 %", "84 %", "10,000", "1,000"],
@@ -145,17 +147,34 @@ def same(stored, now):
 
 
 def test_the_summary_shows_what_the_records_say():
-    """After a new recording: `make summary`, `make record NAME=summary`."""
-    first, *tables = outputs("summary")
-    table = claims.ClaimsTable(claims.evaluate())
-    body = re.compile("<tbody>.*</tbody>", re.DOTALL)
-    assert body.search(first)[0] == body.search(table._repr_html_())[0]
-    assert table.counts() in first
+    """After a new recording: `make refresh`."""
+    verdicts = claims.evaluate()
+    plot, *others = outputs("summary")
+    assert plot == forest.forest_plot(effects.forest_rows(verdicts), alt=claims.ClaimsTable(verdicts).counts()).html
+    tables = [html for html in others if html.startswith('<div class="comparison"')]
     shown = [
         results.comparison_table(name.partition("_")[0], recorded=results.recorded(name), headline=True)._repr_html_()
         for name in ("table1_istd", "table2_recon", "table3_lambda", "table4_rank")
     ]
     assert same(tables[: len(shown)], shown)
+
+
+def test_the_claims_page_shows_what_the_records_say():
+    """After a new recording: `make refresh`."""
+    (shown,) = outputs("claims")
+    table = claims.ClaimsTable(claims.evaluate())
+    body = re.compile("<tbody>.*</tbody>", re.DOTALL)
+    assert body.search(shown)[0] == body.search(table._repr_html_())[0]
+    assert table.counts() in shown
+
+
+def test_the_first_look_is_at_the_walks_that_the_record_ranks_first():
+    """After a new recording of Table 1: `make first_look`, `make record NAME=first_look`."""
+    record = results.recorded("table1_istd")
+    sliders = outputs("first_look")[-1]
+    found = first_look.by_rank(record)
+    prompts = first_look.prompts_of(record, load_split("scenes", record["provenance"]["config"]["split"]), list(found.values()))
+    assert re.findall("<option>(.*?)</option>", sliders) == [f"{words}: {p.caption}" for words, p in zip(found, prompts, strict=True)]
 
 
 def test_the_status_page_shows_what_the_records_say():

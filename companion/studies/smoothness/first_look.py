@@ -9,6 +9,7 @@ import torch
 from smoothlib import InterpolationStandardDeviation, Sampling, encode_prompts, latent_walk, to_uint8
 
 from ...data.items import Split
+from ...evidence.statements import find_row
 from ...evidence.tables import Record
 from .generation import initial_noise
 from .walks import WalkPrompt, walk_prompts_from
@@ -25,9 +26,11 @@ def by_rank(record: Record, *, metric: str = "istd", rows: tuple[str, str] = ("B
     Raises:
         ValueError: the record lacks one of the rows or the metric.
     """
-    if wrong := [row for row in rows if metric not in record["rows"].get(row, {}).get("metrics", {})]:
-        raise ValueError(f"rows has {wrong[0]!r}, but must have rows of {record['name']} that hold {metric}.")
-    first, second = (np.asarray(record["rows"][row]["metrics"][metric]["values"]) for row in rows)
+    labels = [find_row(record, row) for row in rows]
+    for row, label in zip(rows, labels, strict=True):
+        if label is None or metric not in record["rows"][label]["metrics"]:
+            raise ValueError(f"rows has {row!r}, but must have rows of {record['name']} that hold {metric}.")
+    first, second = (np.asarray(record["rows"][label]["metrics"][metric]["values"]) for label in labels)
     order = np.argsort(second - first, kind="stable")
     return {words: int(order[round(share * (len(order) - 1))]) for words, share in RANKS.items()}
 

@@ -69,7 +69,9 @@ def prose(name, until=None):
     html = re.search(r'<article class="bd-article".*?</article>', html, re.DOTALL)[0]
     html = html.partition(until)[0] if until else html
     html = re.sub(r"<(script|style|svg|select|title)\b.*?</\1>|<!--.*?-->", " ", html, flags=re.DOTALL)
-    html = re.sub(r'<details class="toggle-details.*?</details>|<details class="admonition hide.*?</details>|<div class="cell_input.*?</pre>', " ", html, flags=re.DOTALL)
+    html = re.sub(
+        r'<details class="(?:toggle-details|admonition hide).*?</details>|<div class="cell_input.*?</pre>', " ", html, flags=re.DOTALL
+    )
     return re.findall(r"\w[\w.'’-]*", re.sub(r"<[^>]+>", " ", html))
 
 

@@ -101,7 +101,8 @@ def _row(row: Mapping[str, Any], place: int, rank: int, end: float) -> str:
     name = escape(row["name"])
     name = f'<a href="{escape(row["href"])}" title="{escape(row["claim"])}">{name}</a>' if row["href"] else name
     data = f'data-place="{place}" data-rank="{rank}" data-outcome="{outcome}" data-effect="{"" if weakest is None else f"{weakest:.4f}"}"'
-    verdict = f'<span class="smooth-verdict" style="color:{colour(outcome)}"><i aria-hidden="true">{VERDICTS[outcome][0]}</i>{outcome}</span>'
+    sign = f'<i aria-hidden="true">{VERDICTS[outcome][0]}</i>'
+    verdict = f'<span class="smooth-verdict" style="color:{colour(outcome)}">{sign}{outcome}</span>'
     return f'<tr {data}><td>{name}</td><td class="smooth-effect">{plot}</td><td>{verdict}</td></tr>'
 
 

@@ -23,7 +23,7 @@ filter:none!important;background:#fff!important}
 .smooth-bars i{width:min(34%,26px);height:calc(var(--h)*1%);background:var(--s0)}
 .smooth-bars i+i{background:repeating-linear-gradient(45deg,var(--s1) 0 5px,var(--ground) 5px 7px);border:1px solid var(--s1)}
 .smooth-key i{display:inline-block;width:14px;height:12px;margin:0 .3em 0 0;background:var(--s0);vertical-align:-1px}
-.smooth-key i+i,.smooth-key b i{background:repeating-linear-gradient(45deg,var(--s1) 0 5px,var(--ground) 5px 7px);border:1px solid var(--s1)}
+.smooth-key b i{background:repeating-linear-gradient(45deg,var(--s1) 0 5px,var(--ground) 5px 7px);border:1px solid var(--s1)}
 .smooth-key b{font-weight:400;margin-left:1em}
 """
 
@@ -77,8 +77,8 @@ def hero(walks: Mapping[str, Walk], steps: Mapping[str, np.ndarray], *, caption:
     count = len(next(iter(frames.values())))
     uris, encoding = data_uris([film_strip(walk) for walk in frames.values()], max_bytes=max_kb * 1000 - 6000)
     figures = "".join(
-        f'<figure><figcaption>{escape(row)}</figcaption><img class="dark-light" src="{uri}" alt="{escape(row)}: {count} pictures of one walk">'
-        f"</figure>"
+        f'<figure><figcaption>{escape(row)}</figcaption><img class="dark-light" src="{uri}" alt="{escape(row)}: {count} pictures of one walk"'
+        f"></figure>"
         for row, uri in zip(walks, uris, strict=True)
     )
     top = max(float(np.max(values)) for values in steps.values())
@@ -91,8 +91,8 @@ def hero(walks: Mapping[str, Walk], steps: Mapping[str, np.ndarray], *, caption:
     said = "; ".join(f"{row} {' '.join(f'{value:.1f}' for value in values)}" for row, values in steps.items())
     html = (
         f'<div class="smooth-hero smooth-theme" style="--frames:{count}"><style>{THEME}{HERO_STYLE}</style>'
-        f'<p>{escape(caption)}</p>{figures}<p class="smooth-key"><i></i>{first}<b><i></i>{second}</b>: how far each step changes the picture'
-        f'</p><div class="smooth-bars" role="img" aria-label="Steps: {escape(said)}">{bars}</div>'
+        f'<p>{escape(caption)}</p>{figures}<p class="smooth-key"><i></i>{first}<b><i></i>{second}</b>: change of the picture, step by step</p>'
+        f'<div class="smooth-bars" role="img" aria-label="Steps: {escape(said)}">{bars}</div>'
         f'<p class="smooth-soft">{escape(note)} {escape(encoding)}.</p></div>'
     )
     return Widget(html, f"{caption}\n  steps: {said}")
@@ -156,9 +156,10 @@ def strength_explorer(
     def markup(uris: Sequence[str], encoding: str) -> str:
         options = "".join(f"<option>{escape(prompt['caption'])}</option>" for prompt in prompts)
         start = f'min="0" max="{count - 1}" value="{starts[0]}" step="1"'
+        much = f'min="0" max="{len(strengths) - 1}" value="0" step="1" data-names="{names}"'
         sliders = (
-            f'<label><b>Move the noise</b><input type="range" {start}></label><label><b>Strength of the LoRA</b><input type="range" min="0" '
-            f'max="{len(strengths) - 1}" value="0" step="1" data-names="{names}"></label>'
+            f'<label><b>Move the noise</b><input type="range" {start}></label>'
+            f'<label><b>Strength of the LoRA</b><input type="range" {much}></label>'
         )
         style = f"<style>{THEME}{HERO_STYLE}{EXPLORE_STYLE}</style>"
         sections = "".join(section(i, uri) for i, uri in enumerate(uris))

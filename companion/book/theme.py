@@ -36,16 +36,16 @@ def _variables(base: list[str], which: int) -> str:
 
 
 THEME = f"""
-.smooth-theme{{{_variables(_LIGHT, 0)};background:var(--ground);color:var(--ink);font:14px/1.4 system-ui,sans-serif;border:1px solid var(--line);
-border-radius:4px;padding:.8em;box-sizing:border-box;max-width:100%}}
+.smooth-theme{{{_variables(_LIGHT, 0)};background:var(--ground);color:var(--ink);font:14px/1.4 system-ui,sans-serif;
+border:1px solid var(--line);border-radius:4px;padding:.8em;box-sizing:border-box;max-width:100%}}
 html[data-theme="dark"] .smooth-theme{{{_variables(_DARK, 1)}}}
 .smooth-theme *{{box-sizing:border-box}}
 .smooth-theme p,.smooth-theme ul,.smooth-theme figure{{margin:.4em 0;padding:0;color:inherit;font-size:inherit;text-align:left}}
 .smooth-theme svg{{display:block;font:12px system-ui,sans-serif;fill:var(--ink);overflow:visible}}
 .smooth-theme .smooth-soft{{color:var(--soft);font-size:12px}}
 .smooth-theme a{{color:inherit}}
-.smooth-theme button,.smooth-theme select{{font:inherit;color:var(--ink);background:var(--ground);border:1px solid var(--line);border-radius:3px;
-padding:.15em .5em;margin:.15em .2em .15em 0;cursor:pointer}}
+.smooth-theme button,.smooth-theme select{{font:inherit;color:var(--ink);background:var(--ground);border:1px solid var(--line);
+border-radius:3px;padding:.15em .5em;margin:.15em .2em .15em 0;cursor:pointer}}
 .smooth-theme button[aria-pressed=true]{{background:var(--ink);color:var(--ground)}}
 .smooth-theme :focus-visible{{outline:3px solid var(--s0);outline-offset:2px}}
 .smooth-theme [hidden],.smooth-theme:not(.smooth-on) .smooth-live{{display:none!important}}

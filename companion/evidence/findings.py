@@ -17,7 +17,7 @@ BETTER = (("table1-istd", "istd"), ("table2-ddim", "psnr"))  # claim, and the me
 COST, OPEN = "table1-no-cost", "table1-evenness"
 TOLD = {
     "istd": "the spread of the steps along a walk (ISTD)",
-    "psnr": "the fidelity of photos after plain DDIM inversion (PSNR in dB)",
+    "psnr": "the fidelity of images reconstructed by plain DDIM inversion (PSNR in dB)",
     "cv": "the spread of the steps over their mean (CV)",
     "lpips_cv": "the same ratio with a perceptual distance (LPIPS CV)",
     "scene_alignment": "the agreement with the prompt (alignment score)",
@@ -25,7 +25,7 @@ TOLD = {
 
 
 def findings(verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> dict[str, str]:
-    """"better", "cost" and "open" -> Markdown. Every number and every word that depends on a result follows the verdicts."""
+    """ "better", "cost" and "open" -> Markdown. Every number and every word that depends on a result follows the verdicts."""
     known = {one.claim.id: one for one in verdicts}
     return {"better": _better(known, read), "cost": _cost(known), "open": _open(known, verdicts, read)}
 
@@ -68,7 +68,8 @@ def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Call
     parts = [one for one in verdict.evidence if one.metric != "istd" and one.outcome != NOT_MEASURED]
     said = [f"{TOLD.get(one.metric, one.metric)} goes {_change(one)}{_share(one, read(verdict.claim.records[0]))}" for one in parts]
     state = {REPRODUCED: "yes", NOT_REPRODUCED: "no", INCONCLUSIVE: "undecided"}[verdict.outcome]
-    return f"**What is open:** are the steps more even for their size, and not merely smaller? The verdict is {state}: {'; '.join(said)}. {rest}"
+    question = "are the steps more even for their size, and not merely smaller?"
+    return f"**What is open:** {question} The verdict is {state}: {'; '.join(said)}. {rest}"
 
 
 def _sentence(heading: str, said: Sequence[str], otherwise: str) -> str:
@@ -99,10 +100,10 @@ def _interval(found: Evidence) -> str:
 
 
 def _share(found: Evidence, record: Record | None) -> str:
-    """ ", for 159 of 200 items": how many items lie on the side of the claimed direction."""
+    """ ", lower in 159 of 200 cases": how many items lie on the side of the claimed direction."""
     rows = record["rows"] if record else {}
     if any("values" not in rows.get(row, {}).get("metrics", {}).get(found.metric, {}) for row in found.rows):
         return ""
     first, second = (np.asarray(rows[row]["metrics"][found.metric]["values"]) for row in found.rows)
     count = int((DIRECTIONS[found.asks.direction] * (first - second) > 0).sum())
-    return f", {'lower' if found.asks.direction == 'lower' else 'higher'} in {count} of {len(first)}"
+    return f", {'lower' if found.asks.direction == 'lower' else 'higher'} in {count} of {len(first)} cases"

@@ -10,6 +10,7 @@ from .tables import Record
 
 Points = dict[str, list[dict[str, Any]]]
 SERIES = ("Base model", "Plain LoRA", "Smooth (default)", "Other lambda", "Other rank or layers", "Other training")
+SAME = (0.002, 0.2)  # the same training, measured on two machines, differs by less
 NOTE = """Each point is one training. Whiskers: 95 % intervals of its row, over prompts (ISTD) and over images (Fréchet distance, where the
 record holds what each image contributes), moved to the point. A training that several pages measured is shown once."""
 
@@ -30,7 +31,7 @@ def comparable(records: Sequence[Record]) -> list[Record]:
 def trade_points(records: Sequence[Record]) -> Points:
     """Series -> points for `companion.book.scatter.frontier`, from the records of `comparable`; empty where there are none."""
     series: Points = {name: [] for name in SERIES}
-    seen: set[tuple[float, float]] = set()
+    seen: list[tuple[float, float]] = []
     for record in comparable(records):
         floor = record["facts"]["judges"]["frechet_floor"]
         for label, seeds in record["facts"]["training_seeds"].items():
@@ -39,9 +40,9 @@ def trade_points(records: Sequence[Record]) -> Points:
                 continue
             half = _half(metrics["frechet_distance"])
             for number, (istd, frechet) in enumerate(zip(seeds["istd"], seeds["frechet"], strict=True), 1):
-                if (key := (round(istd, 9), round(frechet, 9))) in seen:
+                if any(abs(istd - x) < SAME[0] and abs(frechet - y) < SAME[1] for x, y in seen):
                     continue
-                seen.add(key)
+                seen.append((istd, frechet))
                 mean = metrics["istd"]
                 ends = (istd + mean["low"] - mean["mean"], istd + mean["high"] - mean["mean"])
                 y = frechet - floor
@@ -79,4 +80,5 @@ def _series(record: Record, label: str) -> str:
 def _by_label(label: str) -> str:
     known = {"Base": "Base model", "Plain LoRA": "Plain LoRA", "lambda 0": "Plain LoRA", "Smooth": "Smooth (default)"}
     known |= {"lambda 1x": "Smooth (default)", "default": "Smooth (default)"}
-    return known.get(label, "Other lambda" if "lambda" in label else "Other rank or layers" if label.startswith("rank") else "Other training")
+    other = "Other lambda" if "lambda" in label else "Other rank or layers" if label.startswith("rank") else "Other training"
+    return known.get(label, other)

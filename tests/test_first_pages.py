@@ -127,15 +127,16 @@ def test_paired_dots_count_what_lies_below_the_line():
 def told(smooth):
     made = record({"Base": {"istd": 2.0, "cv": 1.0, "lpips_cv": 1.0}, "Plain LoRA": {"istd": 2.0}, "Smooth": smooth})
     chosen = [claim for claim in claims.load_claims() if claim.id in ("table1-istd", "table1-evenness")]
-    return findings([claims.verdict(claim, lambda name: made) for claim in chosen], lambda name: made)
+    found = findings([claims.verdict(claim, lambda name: made) for claim in chosen], lambda name: made)
+    return {name: sentence for name, (_, sentence) in found.items()}
 
 
 def test_findings_follow_the_verdicts():
     better = told({"istd": 1.0, "cv": 0.5, "lpips_cv": 0.5})
-    assert "(ISTD) is better, from 2.00" in better["better"] and "lower in 20 of 20" in better["better"]
+    assert "(ISTD) is better, from 2.00" in better["better"] and "lower in 20 of 20 cases" in better["better"]
     assert "The verdict is yes" in better["open"] and "nothing was measured yet" in better["cost"]
     worse = told({"istd": 3.0, "cv": 1.0, "lpips_cv": 1.0})
-    assert "(ISTD) is **not** better, from 2.00" in worse["better"] and "lower in 0 of 20" in worse["better"]
+    assert "(ISTD) is not better, from 2.00" in worse["better"] and "lower in 0 of 20 cases" in worse["better"]
     assert "The verdict is no:" in worse["open"]
     same = told({"istd": 2.0, "cv": 1.0, "lpips_cv": 1.0})
     assert "(ISTD) is undecided" in same["better"] and "The verdict is undecided" in same["open"]

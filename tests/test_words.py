@@ -5,6 +5,7 @@ import runpy
 from types import SimpleNamespace
 
 import pytest
+from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.utils import new_document
 
@@ -64,15 +65,12 @@ built = pytest.mark.skipif(not (HTML / "index.html").is_file(), reason="the book
 
 
 def prose(name, until=None):
-    """The words that a page shows, pictures' descriptions, scripts and drawings left out."""
+    """The words that a page shows, without what is folded, code, scripts and drawings."""
     html = (HTML / f"{name}.html").read_text(encoding="utf-8")
-    html = re.search(r'<article class="bd-article".*?</article>', html, re.DOTALL)[0]
-    html = html.partition(until)[0] if until else html
-    html = re.sub(r"<(script|style|svg|select|title)\b.*?</\1>|<!--.*?-->", " ", html, flags=re.DOTALL)
-    html = re.sub(
-        r'<details class="(?:toggle-details|admonition hide).*?</details>|<div class="cell_input.*?</pre>', " ", html, flags=re.DOTALL
-    )
-    return re.findall(r"\w[\w.'’-]*", re.sub(r"<[^>]+>", " ", html))
+    article = BeautifulSoup(html.partition(until)[0] if until else html, "html.parser").select_one("article.bd-article")
+    for element in article.select("script, style, svg, select, details, title, .dropdown, .cell_input, .headerlink"):
+        element.decompose()
+    return re.findall(r"\w[\w.'’-]*", article.get_text(" "))
 
 
 @built

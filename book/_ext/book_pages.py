@@ -51,7 +51,10 @@ def add_notice(app, docname: str, source: list[str]) -> None:
     if not sentences or not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])
-    text = "\n".join([":::{admonition} Older than the code", ":class: warning", *(f"- {sentence}" for sentence in sentences), ":::"])
+    folded = ", dropdown" if len(sentences) > 2 else ""
+    text = "\n".join(
+        [":::{admonition} Older than the code", f":class: warning{folded}", *(f"- {sentence}" for sentence in sentences), ":::"]
+    )
     notebook["cells"].insert(1, {"cell_type": "markdown", "id": "older-than-the-code", "metadata": {}, "source": text})
     source[0] = json.dumps(notebook)
 

@@ -15,6 +15,7 @@ from .theme import THEME
 Walk = Sequence[Any] | np.ndarray  # (F, 3, H, W)
 
 HERO_STYLE = """
+.smooth-hero{padding:.4em}
 .smooth-hero figure{margin:0 0 .6em}.smooth-hero figcaption{font-weight:600;text-align:left;margin:0;color:inherit;font-size:14px}
 .smooth-hero img{display:block!important;width:100%!important;height:auto!important;margin:0!important;border-radius:0!important;
 filter:none!important;background:#fff!important}

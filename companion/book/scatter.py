@@ -23,6 +23,7 @@ STYLE = """
 .smooth-scatter ul{display:flex;flex-wrap:wrap;gap:.2em 1.2em}
 .smooth-scatter li{list-style:none;font-size:13px;display:flex;align-items:center;gap:.4em}
 .smooth-scatter .smooth-panels{display:flex;flex-wrap:wrap;gap:1em}
+.smooth-scatter figure{flex:0 0 300px;max-width:100%}
 """
 
 

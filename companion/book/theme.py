@@ -37,7 +37,7 @@ def _variables(base: list[str], which: int) -> str:
 
 THEME = f"""
 .smooth-theme{{{_variables(_LIGHT, 0)};background:var(--ground);color:var(--ink);font:14px/1.4 system-ui,sans-serif;
-border:1px solid var(--line);border-radius:4px;padding:.8em;box-sizing:border-box;max-width:100%}}
+border:1px solid var(--line);border-radius:4px;padding:.8em;box-sizing:border-box;max-width:100%;margin:0 0 1em}}
 html[data-theme="dark"] .smooth-theme{{{_variables(_DARK, 1)}}}
 .smooth-theme *{{box-sizing:border-box}}
 .smooth-theme p,.smooth-theme ul,.smooth-theme figure{{margin:.4em 0;padding:0;color:inherit;font-size:inherit;text-align:left}}

@@ -24,25 +24,25 @@ TOLD = {
 }
 
 
-def findings(verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> dict[str, str]:
-    """ "better", "cost" and "open" -> Markdown. Every number and every word that depends on a result follows the verdicts."""
+def findings(verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> dict[str, tuple[str, str]]:
+    """ "better", "cost" and "open" -> a heading and a sentence. Every number and every word that depends on a result follows the verdicts."""
     known = {one.claim.id: one for one in verdicts}
     return {"better": _better(known, read), "cost": _cost(known), "open": _open(known, verdicts, read)}
 
 
-def _better(known: dict[str, "Verdict"], read: Callable[[str], Record | None]) -> str:
+def _better(known: dict[str, "Verdict"], read: Callable[[str], Record | None]) -> tuple[str, str]:
     said = []
     for claim, metric in BETTER:
         verdict = known.get(claim)
         found = _of_metric(verdict, metric)
         if found is None:
             continue
-        state = {REPRODUCED: "better", NOT_REPRODUCED: "**not** better", INCONCLUSIVE: "undecided"}[found.outcome]
+        state = {REPRODUCED: "better", NOT_REPRODUCED: "not better", INCONCLUSIVE: "undecided"}[found.outcome]
         said.append(f"{TOLD[metric]} is {state}, {_change(found)}{_share(found, read(verdict.claim.records[0]))}")
     return _sentence("What got better", said, "nothing that was measured here.")
 
 
-def _cost(known: dict[str, "Verdict"]) -> str:
+def _cost(known: dict[str, "Verdict"]) -> tuple[str, str]:
     verdict = known.get(COST)
     measured = [one for one in (verdict.evidence if verdict else ()) if one.outcome != NOT_MEASURED]
     said = []
@@ -59,7 +59,7 @@ def _cost(known: dict[str, "Verdict"]) -> str:
     return _sentence("What it costs", said, "nothing was measured yet.")
 
 
-def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> str:
+def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> tuple[str, str]:
     count = sum(one.outcome == INCONCLUSIVE for one in verdicts)
     rest = f"In all {count} claims are inconclusive."
     verdict = known.get(OPEN)
@@ -69,11 +69,11 @@ def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Call
     said = [f"{TOLD.get(one.metric, one.metric)} goes {_change(one)}{_share(one, read(verdict.claim.records[0]))}" for one in parts]
     state = {REPRODUCED: "yes", NOT_REPRODUCED: "no", INCONCLUSIVE: "undecided"}[verdict.outcome]
     question = "are the steps more even for their size, and not merely smaller?"
-    return f"**What is open:** {question} The verdict is {state}: {'; '.join(said)}. {rest}"
+    return "What is open", f"{question} The verdict is {state}: {'; '.join(said)}. {rest}"
 
 
-def _sentence(heading: str, said: Sequence[str], otherwise: str) -> str:
-    return f"**{heading}:** {'; '.join(said)}." if said else f"**{heading}:** {otherwise}"
+def _sentence(heading: str, said: Sequence[str], otherwise: str) -> tuple[str, str]:
+    return heading, f"{'; '.join(said)}." if said else otherwise
 
 
 def _of_metric(verdict: "Verdict | None", metric: str) -> Evidence | None:

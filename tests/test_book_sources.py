@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 from functools import cache
+from html import escape
 from types import SimpleNamespace
 
 import nbformat
@@ -16,6 +17,7 @@ from companion.book import forest
 from companion.data.load import load_split
 from companion.evidence import claims, effects, status
 from companion.evidence import records as results
+from companion.evidence.findings import findings
 from companion.studies.smoothness import first_look
 
 BOOK = ROOT / "book"
@@ -149,7 +151,10 @@ def same(stored, now):
 def test_the_summary_shows_what_the_records_say():
     """After a new recording: `make refresh`."""
     verdicts = claims.evaluate()
-    plot, *others = outputs("summary")
+    shown = outputs("summary")
+    told = findings(verdicts, results.recorded)
+    assert len(told) == 3 and all(escape(sentence) in "".join(shown[:3]) for _, sentence in told.values())
+    plot, *others = shown[3:]
     assert plot == forest.forest_plot(effects.forest_rows(verdicts), alt=claims.ClaimsTable(verdicts).counts()).html
     tables = [html for html in others if html.startswith('<div class="comparison"')]
     shown = [

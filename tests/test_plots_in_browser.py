@@ -18,9 +18,10 @@ ROWS = [
     {"name": "fourth", "claim": "Fourth.", "href": "", "outcome": "not reproduced", "parts": [part(-5.0, "not reproduced")]},
 ]
 SHOWN = "[...document.querySelectorAll('tbody tr')].filter(r => r.checkVisibility()).map(r => r.cells[0].textContent)"
-SMALLEST = """Math.min(...[...document.querySelectorAll('.smooth-theme *')].filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
-    .filter(e => e.tagName !== 'STYLE' && e.tagName !== 'title' && e.getClientRects().length).map(e => parseFloat(getComputedStyle(e).fontSize)
-    * (e.ownerSVGElement ? e.ownerSVGElement.getScreenCTM().a : 1)))"""
+SMALLEST = """Math.min(...[...document.querySelectorAll('.smooth-theme *')]
+    .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+    .filter(e => e.tagName !== 'STYLE' && e.tagName !== 'title' && e.getClientRects().length)
+    .map(e => parseFloat(getComputedStyle(e).fontSize) * (e.ownerSVGElement ? e.ownerSVGElement.getScreenCTM().a : 1)))"""
 POINT = {"x": 1.0, "y": 2.0, "x_ends": (0.5, 1.5), "y_ends": None, "label": "p"}
 
 

@@ -77,9 +77,9 @@ def hero(walks: Mapping[str, Walk], steps: Mapping[str, np.ndarray], *, caption:
     frames = _checked(walks, steps)
     count = len(next(iter(frames.values())))
     uris, encoding = data_uris([film_strip(walk) for walk in frames.values()], max_bytes=max_kb * 1000 - 6000)
+    of = f"{count} pictures of one walk"
     figures = "".join(
-        f'<figure><figcaption>{escape(row)}</figcaption><img class="dark-light" src="{uri}" alt="{escape(row)}: {count} pictures of one walk"'
-        f"></figure>"
+        f'<figure><figcaption>{escape(row)}</figcaption><img class="dark-light" src="{uri}" alt="{escape(row)}: {of}"></figure>'
         for row, uri in zip(walks, uris, strict=True)
     )
     top = max(float(np.max(values)) for values in steps.values())
@@ -92,7 +92,7 @@ def hero(walks: Mapping[str, Walk], steps: Mapping[str, np.ndarray], *, caption:
     said = "; ".join(f"{row} {' '.join(f'{value:.1f}' for value in values)}" for row, values in steps.items())
     html = (
         f'<div class="smooth-hero smooth-theme" style="--frames:{count}"><style>{THEME}{HERO_STYLE}</style>'
-        f'<p>{escape(caption)}</p>{figures}<p class="smooth-key"><i></i>{first}<b><i></i>{second}</b>: change of the picture, step by step</p>'
+        f'<p>{escape(caption)}</p>{figures}<p class="smooth-key"><i></i>{first}<b><i></i>{second}</b>: how much each step changes</p>'
         f'<div class="smooth-bars" role="img" aria-label="Steps: {escape(said)}">{bars}</div>'
         f'<p class="smooth-soft">{escape(note)} {escape(encoding)}.</p></div>'
     )

@@ -25,7 +25,7 @@ TOLD = {
 
 
 def findings(verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> dict[str, tuple[str, str]]:
-    """ "better", "cost" and "open" -> a heading and a sentence. Every number and every word that depends on a result follows the verdicts."""
+    """ "better", "cost" and "open" -> a heading and a sentence. All that depends on a result follows the verdicts."""
     known = {one.claim.id: one for one in verdicts}
     return {"better": _better(known, read), "cost": _cost(known), "open": _open(known, verdicts, read)}
 

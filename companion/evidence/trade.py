@@ -11,8 +11,7 @@ from .tables import Record
 Points = dict[str, list[dict[str, Any]]]
 SERIES = ("Base model", "Plain LoRA", "Smooth (default)", "Other lambda", "Other rank or layers", "Other training")
 SAME = (0.002, 0.2)  # the same training, measured on two machines, differs by less
-NOTE = """Each point is one training. Whiskers: 95 % intervals of its row, over prompts (ISTD) and over images (Fréchet distance, where the
-record holds what each image contributes), moved to the point. A training that several pages measured is shown once."""
+NOTE = """A point is one training. Whiskers: its row's 95 % intervals, over prompts (ISTD) and images (Fréchet distance, where recorded)."""
 
 
 def comparable(records: Sequence[Record]) -> list[Record]:

@@ -133,13 +133,13 @@ def told(smooth):
 
 def test_findings_follow_the_verdicts():
     better = told({"istd": 1.0, "cv": 0.5, "lpips_cv": 0.5})
-    assert "(ISTD) is better, from 2.00" in better["better"] and "lower in 20 of 20 cases" in better["better"]
+    assert "ISTD) is better, from 2.00" in better["better"] and "lower in 20 of 20 cases" in better["better"]
     assert "The verdict is yes" in better["open"] and "nothing was measured yet" in better["cost"]
     worse = told({"istd": 3.0, "cv": 1.0, "lpips_cv": 1.0})
-    assert "(ISTD) is not better, from 2.00" in worse["better"] and "lower in 0 of 20 cases" in worse["better"]
+    assert "ISTD) is not better, from 2.00" in worse["better"] and "lower in 0 of 20 cases" in worse["better"]
     assert "The verdict is no:" in worse["open"]
     same = told({"istd": 2.0, "cv": 1.0, "lpips_cv": 1.0})
-    assert "(ISTD) is undecided" in same["better"] and "The verdict is undecided" in same["open"]
+    assert "ISTD) is undecided" in same["better"] and "The verdict is undecided" in same["open"]
 
 
 # Walks ----------------------------------------------------------------------------------------------------------------------------------

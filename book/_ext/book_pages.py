@@ -19,8 +19,8 @@ from companion.base.staleness import staleness_note
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERVIEWS = ("notebooks/summary", "notebooks/claims", "notebooks/status")
-PICTURE, SHEET = "_static/preview.png", "_static/figures/contact_sheet.png"
-GLUED = "first-look-preview"
+SHEET, GLUED = "_static/figures/contact_sheet.png", "first-look-preview"
+KINDS = {"image/png": "_static/preview.png", "image/jpeg": "_static/preview.jpg"}
 
 
 def _record(name: str) -> dict | None:
@@ -70,21 +70,24 @@ def repository() -> str:
     return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 
 
-def preview_picture() -> bytes | None:
-    """The PNG that notebooks/first_look.ipynb left for links to the book; None where it has not been run."""
+def preview_picture() -> tuple[str, bytes | None]:
+    """Path and content of the picture that notebooks/first_look.ipynb left; the contact sheet's path where it has not run."""
     file = ROOT / "notebooks" / "first_look.ipynb"
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.is_file() else []
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     for output in outputs:
-        if output.get("metadata", {}).get("scrapbook", {}).get("name") == GLUED and "image/png" in output["data"]:
-            return base64.b64decode("".join(output["data"]["image/png"]))
-    return None
+        if output.get("metadata", {}).get("scrapbook", {}).get("name") == GLUED:
+            for kind, path in KINDS.items():
+                if kind in output["data"]:
+                    return path, base64.b64decode("".join(output["data"][kind]))
+    return SHEET, None
 
 
 def write_picture(app, exception: Exception | None) -> None:
     """Put the picture beside the pages."""
-    if exception is None and app.builder.format == "html" and (content := preview_picture()):
-        (Path(app.outdir) / PICTURE).write_bytes(content)
+    path, content = preview_picture()
+    if exception is None and app.builder.format == "html" and content:
+        (Path(app.outdir) / path).write_bytes(content)
 
 
 def add_preview(app, pagename: str, templatename: str, context: dict, doctree) -> None:
@@ -98,7 +101,7 @@ def add_preview(app, pagename: str, templatename: str, context: dict, doctree) -
     tags["og:description"] = description if len(description) <= 200 else description[:197].rsplit(" ", 1)[0] + " ..."
     if app.config.html_baseurl:
         base = app.config.html_baseurl.rstrip("/")
-        tags |= {"og:url": f"{base}/{pagename}.html", "og:image": f"{base}/{PICTURE if preview_picture() else SHEET}"}
+        tags |= {"og:url": f"{base}/{pagename}.html", "og:image": f"{base}/{preview_picture()[0]}"}
         tags["twitter:card"] = "summary_large_image"
     title = re.sub(r"<[^>]+>", "", tags["og:title"])  # a title may hold markup
     if title == context.get("docstitle"):

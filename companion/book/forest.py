@@ -95,9 +95,8 @@ def _axis(end: float) -> str:
 
 def _row(row: Mapping[str, Any], place: int, rank: int, end: float) -> str:
     outcome = row["outcome"]
-    drawn = [part for part in row["parts"] if part["effect"] is not None]
-    weakest = min((part["effect"] for part in drawn), default=None)
-    plot = _lines(drawn, end, row["name"]) if drawn else '<span class="smooth-soft">no interval</span>' if row["parts"] else ""
+    weakest = min((part["effect"] for part in row["parts"] if part["effect"] is not None), default=None)
+    plot = _lines(row["parts"], end, row["name"]) if row["parts"] else ""
     name = escape(row["name"])
     name = f'<a href="{escape(row["href"])}" title="{escape(row["claim"])}">{name}</a>' if row["href"] else name
     data = f'data-place="{place}" data-rank="{rank}" data-outcome="{outcome}" data-effect="{"" if weakest is None else f"{weakest:.4f}"}"'
@@ -111,7 +110,13 @@ def _lines(parts: Sequence[Mapping[str, Any]], end: float, name: str) -> str:
     shapes = [f'<path d="M{WIDTH / 2} 0V{height}" stroke="var(--line)"/>']
     said = []
     for k, part in enumerate(parts):
-        y, (x, low, high) = LINE * (k + 0.5), (_x(part[key], end) for key in ("effect", "low", "high"))
+        y = LINE * (k + 0.5)
+        if part["effect"] is None:
+            words = f'<text x="{WIDTH / 2 - 6}" y="{y + 4}" text-anchor="end" fill="var(--soft)">no interval recorded</text>'
+            shapes.append(f"<g><title>{escape(part['label'])}</title>{words}</g>")
+            said.append("no interval recorded")
+            continue
+        x, low, high = (_x(part[key], end) for key in ("effect", "low", "high"))
         paint = colour(part["outcome"])
         shapes.append(
             f'<g><title>{escape(part["label"])}</title><path d="M{low:.1f} {y}H{high:.1f}" stroke="{paint}" stroke-width="2"/>'

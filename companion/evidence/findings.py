@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 BETTER = (("table1-istd", "istd"), ("table2-ddim", "psnr"))  # claim, and the metric of it that is told
 COST, OPEN = "table1-no-cost", "table1-evenness"
 TOLD = {
-    "istd": "the spread of the steps along a walk (ISTD)",
-    "psnr": "the fidelity of images reconstructed by plain DDIM inversion (PSNR in dB)",
-    "cv": "the spread of the steps over their mean (CV)",
-    "lpips_cv": "the same ratio with a perceptual distance (LPIPS CV)",
+    "istd": "the spread of the steps along a walk (interpolation standard deviation, ISTD)",
+    "psnr": "the fidelity of images after plain inversion by DDIM (denoising diffusion implicit models; peak signal-to-noise ratio in dB)",
+    "cv": "the spread of the steps over their mean (coefficient of variation, CV)",
+    "lpips_cv": "the same with the perceptual distance LPIPS (learned perceptual image patch similarity)",
     "scene_alignment": "the agreement with the prompt (alignment score)",
 }
 
@@ -61,7 +61,7 @@ def _cost(known: dict[str, "Verdict"]) -> tuple[str, str]:
 
 def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> tuple[str, str]:
     count = sum(one.outcome == INCONCLUSIVE for one in verdicts)
-    rest = f"In all {count} claims are inconclusive."
+    rest = f"In all, {count} claims are inconclusive."
     verdict = known.get(OPEN)
     if verdict is None or verdict.outcome == NOT_MEASURED:
         return _sentence("What is open", [], rest)

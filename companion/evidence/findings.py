@@ -17,7 +17,7 @@ BETTER = (("table1-istd", "istd"), ("table2-ddim", "psnr"))  # claim, and the me
 COST, OPEN = "table1-no-cost", "table1-evenness"
 TOLD = {
     "istd": "the spread of the steps along a walk (interpolation standard deviation, ISTD)",
-    "psnr": "the fidelity of images after plain inversion by DDIM (denoising diffusion implicit models; peak signal-to-noise ratio in dB)",
+    "psnr": "the fidelity of images after plain inversion (peak signal-to-noise ratio, PSNR, in dB)",
     "cv": "the spread of the steps over their mean (coefficient of variation, CV)",
     "lpips_cv": "the same with the perceptual distance LPIPS (learned perceptual image patch similarity)",
     "scene_alignment": "the agreement with the prompt (alignment score)",

@@ -92,7 +92,7 @@ def hero(walks: Mapping[str, Walk], steps: Mapping[str, np.ndarray], *, caption:
     said = "; ".join(f"{row} {' '.join(f'{value:.1f}' for value in values)}" for row, values in steps.items())
     html = (
         f'<div class="smooth-hero smooth-theme" style="--frames:{count}"><style>{THEME}{HERO_STYLE}</style>'
-        f'<p>{escape(caption)}</p>{figures}<p class="smooth-key"><i></i>{first}<b><i></i>{second}</b>: how much each step changes</p>'
+        f'<p>{escape(caption)}</p>{figures}<p class="smooth-key"><i></i>{first}<b><i></i>{second}</b>: change at each step</p>'
         f'<div class="smooth-bars" role="img" aria-label="Steps: {escape(said)}">{bars}</div>'
         f'<p class="smooth-soft">{escape(note)} {escape(encoding)}.</p></div>'
     )

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from .claims import Verdict
 
 FILE = paths.PAPER / "claim_names.yaml"
-SENTENCE = """\
-Right of the line the claim holds. The unit is the standard deviation of the difference between two prompts' (images') values, so that
-metrics can stand on one axis; for a claim with a margin, zero is the margin. Lines are 95 % intervals, over prompts or images and, where a
-row was trained repeatedly, over trainings. A claim with several lines needs all of them."""
 
 
 @cache

@@ -20,6 +20,8 @@ TOLD = {
     "psnr": "the fidelity of images after plain inversion (peak signal-to-noise ratio, PSNR, in dB)",
     "cv": "the spread of the steps over their mean (coefficient of variation, CV)",
     "lpips_cv": "the same with the perceptual distance LPIPS (learned perceptual image patch similarity)",
+    "kernel_distance": "the kernel distance of the images from real ones",
+    "kid": "the kernel distance of the images from real ones",
     "scene_alignment": "the agreement with the prompt (alignment score)",
 }
 

@@ -158,7 +158,8 @@ class ClaimsTable:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-        body = "".join(f"<tr>{_cells(one, row)}</tr>" for one, row in zip(self.verdicts, self.rows(), strict=True))
+        pairs = zip(self.verdicts, self.rows(), strict=True)
+        body = "".join(f'<tr id="{escape(one.claim.id)}">{_cells(one, row)}</tr>' for one, row in pairs)
         notes = "".join(f"<li>{escape(note)}</li>" for note in [self.counts(), *self.notes()])
         table = f'<table class="comparison" style="white-space: normal"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         return f'<div class="comparison claims" {REGION}>{table}<ul>{notes}</ul></div>'

@@ -103,8 +103,9 @@ def sentence(found: Evidence, record: Record) -> str:
 
 def _why_open(found: Evidence, ends: tuple[float, float]) -> str:
     """Why a statement whose interval excludes zero is open nevertheless."""
-    if found.one_training:
-        return "; a single training, whose own chance is unknown, does not decide it"
-    if ends[0] <= 0 <= ends[1] or found.asks.margin is not None:
+    reason = found.note.rpartition("; ")[2]
+    if reason and not reason.startswith("allowed"):
+        return f"; {reason}"
+    if ends[0] <= 0 <= ends[1] or found.p_adjusted is None:
         return ""
-    return f"; p = {found.p_adjusted:.2g} after Holm's correction" if found.p_adjusted is not None else ""
+    return f"; p = {found.p_adjusted:.2g} after Holm's correction"

@@ -13,13 +13,12 @@ from .tables import Record
 from .weighing import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence
 
 SIGNS = {REPRODUCED: "✓", NOT_REPRODUCED: "✗", INCONCLUSIVE: "?", NOT_MEASURED: "…", CHECKED: "=", NOT_TESTABLE: "–"}
-FEW = 4  # claims that are shown without a fold
+FEW = 3  # claims that are shown without a fold
 
 
 def of_page(verdicts: Sequence[Verdict], name: str) -> list[Verdict]:
-    """The verdicts whose tests use the record of that name, the decided ones first."""
-    own = [one for one in verdicts if name in one.claim.records]
-    return sorted(own, key=lambda one: (one.outcome == NOT_MEASURED, one.claim.records[0] != name))
+    """The verdicts whose tests use the record of that name: decided ones first, then open ones, in the order of the claims."""
+    return sorted((one for one in verdicts if name in one.claim.records), key=lambda one: OUTCOMES.index(one.outcome))
 
 
 def verdict_box(verdicts: Sequence[Verdict], records: dict[str, Record] | None = None) -> str:
@@ -69,7 +68,7 @@ def answer_of(one: Verdict, records: dict[str, Record] | None = None) -> str:
         return one.reason[:1].upper() + one.reason[1:] + ("" if one.reason.endswith(".") else ".")
     evidence, figure = deciding
     record = _record_of(one, evidence, records)
-    return sentence(evidence, record) if record is not None and evidence.rows[0] in record["rows"] else f"{figure}."
+    return sentence(evidence, record) if record is not None else f"{figure}."
 
 
 def _record_of(one: Verdict, evidence: Evidence, records: dict[str, Record] | None) -> Record | None:
@@ -79,13 +78,17 @@ def _record_of(one: Verdict, evidence: Evidence, records: dict[str, Record] | No
 
 def sentence(found: Evidence, record: Record) -> str:
     """One test in words: "ISTD of Smooth is 0.85 better than that of Base [0.69, 1.04], n = 200." """
-    label, direction = metric_label(record, found.metric)
+    own = found.rows[0] in record["rows"]  # not so where two changes are compared
+    label, direction = metric_label(record, found.metric) if own else ("", "none")
     ends = found.together or (found.sampled and found.sampled.interval)
     n = f", n = {found.sampled.n}" if found.sampled else ""
     first, second = found.rows
     if found.asks.kind == "within" and ends:
         difference = with_interval(found.difference, ends)
         return f"{label}: {first} less {second} is {difference}{n}; up to {found.limit:g} either way counts as equal."
+    if not own and ends:
+        means = " and ".join(f"{mean:.2g} ({name})" for name, mean in zip(found.rows, found.means, strict=True))
+        return f"Changes for the better: {means}; the first is {in_words(found.difference, ends, 'none')}{n}."
     if ends is None:
         return f"{label}: {first} {found.means[0]:.4g}, {second} {found.means[1]:.4g}; no interval is known{n}."
     number, _, rest = in_words(found.difference, ends, direction).partition(" ")

@@ -94,7 +94,8 @@ def lead_picture(notebook: dict[str, Any]) -> list[Cell]:
                 own = {key: value for key, value in cell["metadata"].items() if key == "mystnb"}
                 picture = {"output_type": "display_data", "metadata": {}, "data": {kind: output["data"][kind]}}
                 metadata = own | {"tags": ["remove-input", "lead-picture"]}
-                shown = {"cell_type": "code", "id": "first-picture", "execution_count": None, "source": "# shown again", "outputs": [picture]}
+                shown = {"cell_type": "code", "id": "first-picture", "execution_count": None, "outputs": [picture]}
+                shown["source"] = "# shown again"  # a cell without a source is left out
                 below = "*The first picture of this page, which tells further down how it was made. A click enlarges it.*"
                 return [shown | {"metadata": metadata}, _markdown("first-picture-said", below)]
     return []

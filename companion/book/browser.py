@@ -56,6 +56,8 @@ _END = """range.addEventListener('input',show);
 if(select)select.addEventListener('change',function(){choose();show()});
 root.classList.add('smooth-on');choose();show()})})();"""
 
+# It starts at the frame before the largest step of the prompt shown, so that the next move shows the jump. Where the reader prefers reduced
+# motion, the play button moves by one frame.
 WALK_SCRIPT = (
     _START % "smooth-walk"
     + """function show(){
@@ -68,7 +70,6 @@ all('[data-frame]',s).forEach(function(p){p.classList.toggle('smooth-now',+p.dat
 all('.smooth-cursor',s).forEach(function(c){c.setAttribute('transform','translate('+c.dataset.step*k+' 0)')});
 all('[data-steps]',s).forEach(function(t){
 t.textContent=k?'step to this frame '+t.dataset.steps.split(' ')[k-1]:'first frame, no step yet'})})}
-// The frame before the largest step of a row, over the first rows of the prompt shown: the next move shows the jump.
 function jump(){var s=sections[select?select.selectedIndex:0],best=0,at=0;
 all('[data-steps]',s).forEach(function(t){t.dataset.steps.split(' ').forEach(function(d,i){if(+d>best){best=+d;at=i}})});return at}
 function button(text,action){var b=document.createElement('button');b.type='button';b.className='smooth-play smooth-live';

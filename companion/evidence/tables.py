@@ -132,7 +132,7 @@ def html_table(frame: pd.DataFrame, *, heads: int = 1) -> str:
             mean, bracket, rest = value.partition(" [")
             cells.append(f"<td>{escape(mean)}" + (f" <small>[{escape(rest)}</small>" if bracket else "") + "</td>")
         rows += f"<tr>{''.join(cells)}</tr>"
-    wide = " wide" if len(frame.columns) > 8 else ""
+    wide = " wide" if len(frame.columns) > 7 else ""
     return f'<table class="comparison numbers{wide}"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>'
 
 

@@ -8,6 +8,7 @@ Pixels and words are those of the article, without the navigation. Also counted:
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from companion.base.paths import ROOT
 
@@ -37,21 +38,19 @@ MEASURE = """() => {
 }"""
 
 
-def measure(folder: Path, screenshots: Path | None = None) -> dict[str, dict[str, int | None]]:
+def measure(browser: Any, folder: Path, screenshots: Path | None = None) -> dict[str, dict[str, int | None]]:
     """Page -> words and pixels before its first picture, pixels to the answer, tables that are cut, height."""
-    found = {}
-    with headless() as browser:
-        site = Site(browser, folder)
-        for file in sorted((folder / "notebooks").glob("*.html")):
-            if not file.stem.startswith(PAGES):
-                continue
-            page = site.open(site.page(DESKTOP), f"notebooks/{file.name}")
-            page.wait_for_timeout(200)
-            found[file.stem] = page.evaluate(MEASURE)
-            if screenshots:
-                page.screenshot(path=screenshots / f"{file.stem}.png")
-            page.close()
-        site.close()
+    found, site = {}, Site(browser, folder)
+    for file in sorted((folder / "notebooks").glob("*.html")):
+        if not file.stem.startswith(PAGES):
+            continue
+        page = site.open(site.page(DESKTOP), f"notebooks/{file.name}")
+        page.wait_for_timeout(200)
+        found[file.stem] = page.evaluate(MEASURE)
+        if screenshots:
+            page.screenshot(path=screenshots / f"{file.stem}.png")
+        page.close()
+    site.close()
     return found
 
 
@@ -62,7 +61,9 @@ def main() -> None:
     parser.add_argument("--screenshots", type=Path, help="an existing folder for a picture of each page's top")
     options = parser.parse_args()
     print("| page | words before the first picture | pixels to it | pixels to the answer | tables cut | page height |\n|" + "---|" * 6)
-    for name, values in measure(options.folder, options.screenshots).items():
+    with headless() as browser:
+        found = measure(browser, options.folder, options.screenshots)
+    for name, values in found.items():
         cells = [values[key] for key in ("words", "pixels", "answer")] + [f"{values['cut']} of {values['tables']}", values["height"]]
         print(f"| {name} | " + " | ".join("none" if cell is None else str(cell) for cell in cells) + " |")
 

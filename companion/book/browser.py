@@ -56,8 +56,8 @@ _END = """range.addEventListener('input',show);
 if(select)select.addEventListener('change',function(){choose();show()});
 root.classList.add('smooth-on');choose();show()})})();"""
 
-# It starts at the frame before the largest step of the prompt shown, so that the next move shows the jump. Where the reader prefers reduced
-# motion, the play button moves by one frame.
+# It opens at the frame before the largest step of all prompts, chosen by rank and said so: the next move shows the jump. Where the reader
+# prefers reduced motion, the play button moves by one frame.
 WALK_SCRIPT = (
     _START % "smooth-walk"
     + """function show(){
@@ -70,8 +70,9 @@ all('[data-frame]',s).forEach(function(p){p.classList.toggle('smooth-now',+p.dat
 all('.smooth-cursor',s).forEach(function(c){c.setAttribute('transform','translate('+c.dataset.step*k+' 0)')});
 all('[data-steps]',s).forEach(function(t){
 t.textContent=k?'step to this frame '+t.dataset.steps.split(' ')[k-1]:'first frame, no step yet'})})}
-function jump(){var s=sections[select?select.selectedIndex:0],best=0,at=0;
-all('[data-steps]',s).forEach(function(t){t.dataset.steps.split(' ').forEach(function(d,i){if(+d>best){best=+d;at=i}})});return at}
+function jump(s){var best={d:0,k:0};all('[data-steps]',s).forEach(function(t){t.dataset.steps.split(' ').forEach(function(d,k){
+if(+d>best.d)best={d:+d,k:k}})});return best}
+function shown(){return sections[select?select.selectedIndex:0]}
 function button(text,action){var b=document.createElement('button');b.type='button';b.className='smooth-play smooth-live';
 b.textContent=text;b.addEventListener('click',action);range.closest('label').insertAdjacentElement('beforebegin',b);return b}
 var timer=0,still=window.matchMedia('(prefers-reduced-motion: reduce)');
@@ -79,9 +80,12 @@ function stop(){clearInterval(timer);timer=0;play.textContent=still.matches?'Nex
 function next(){var k=+range.value;range.value=k<+range.max?k+1:0;show();if(+range.value===+range.max&&timer)stop()}
 var play=button('Play',function(){if(still.matches){next();return}
 if(timer){stop();return}if(+range.value===+range.max)range.value=0;play.textContent='Pause';timer=setInterval(next,500)});
-button('Largest jump',function(){stop();range.value=jump();show()});
+button('Largest jump',function(){stop();range.value=jump(shown()).k;show()});
 stop();range.addEventListener('pointerdown',stop);range.addEventListener('keydown',stop);still.addEventListener('change',stop);
-range.value=jump();
+if(select){var best=sections.map(jump);
+select.selectedIndex=best.reduce(function(i,b,j){return b.d>best[i].d?j:i},0)}
+range.value=jump(shown()).k;
+all('.smooth-note')[0].textContent+=' Opens before the largest step of all that can be chosen.';
 """
     + _END
 )

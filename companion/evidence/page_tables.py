@@ -41,14 +41,14 @@ def shown(html: str, record: Record | None, read: Mapping[str, Record] | None = 
         return tests_html(record, paper) if rows == len(record["comparisons"]) else html
     if columns and set(columns) <= set(paper.metrics) and _row_labels(html) == list(record["rows"]):
         return measured_html(record, paper)
-    return _named(html, paper)
+    return _named(html, paper, frechet_floor(record))
 
 
 def _comparison(html: str, record: Record | None, read: Mapping[str, Record]) -> str:
     """A comparison table of the record as it is now; that of another page's record has its headline rows alone."""
     found = re.search(r"<li>Paper: Table (\d)", html)
     name = f"table{found[1]}" if found else None
-    if "Recorded</th>" not in html.replace("<td>Recorded</td>", "Recorded</th>") or ">This run<" in html:
+    if ">Recorded<" not in html or ">This run<" in html:
         return html
     if record is not None and record["table"] == name:
         return comparison_table(name, recorded=record)._repr_html_()
@@ -90,15 +90,28 @@ def _heading(paper: PaperTable, metric: str, *, excess: bool) -> str:
     return f"{label} excess {arrow}" if excess else paper.metrics[metric].heading
 
 
-def _named(html: str, paper: PaperTable) -> str:
-    """Metrics' labels instead of their keys in the headings of a stored table."""
+def _named(html: str, paper: PaperTable, floor: float) -> str:
+    """A stored table with metrics' labels instead of their keys in its headings; `floor` is subtracted from Fréchet distances."""
+    keys = {key: key for key in paper.metrics} | {short: key for short, key in SEEDS.items() if key in paper.metrics}
     head, end, body = html.partition("</thead>")
-    keys = {key: metric for key, metric in paper.metrics.items()} | {
-        short: paper.metrics[key] for short, key in SEEDS.items() if key in paper.metrics
-    }
-    for key, metric in keys.items():
-        head = head.replace(f"<th>{key}</th>", f"<th>{escape(metric.heading)}</th>")
+    columns = [text for text in re.findall(r"<th>([^<]*)</th>", head.partition("</tr>")[0]) if text]
+    for place, column in enumerate(columns):
+        if column in keys:
+            excess = bool(floor) and keys[column] in FRECHET
+            head = head.replace(f"<th>{column}</th>", f"<th>{escape(_heading(paper, keys[column], excess=excess))}</th>")
+            body = _less(body, place, floor) if excess else body
     return head + end + body
+
+
+def _less(body: str, place: int, floor: float) -> str:
+    """The rows of a table with `floor` subtracted from the numbers of one column."""
+    rows = body.split("</tr>")
+    for i, row in enumerate(rows):
+        cells = list(re.finditer(r"<td>(-?[\d.]+)</td>", row))
+        if place < len(cells):
+            found = cells[place]
+            rows[i] = f"{row[: found.start()]}<td>{float(found[1]) - floor:.1f}</td>{row[found.end() :]}"
+    return "</tr>".join(rows)
 
 
 def _headings(html: str) -> list[str]:

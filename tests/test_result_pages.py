@@ -41,7 +41,7 @@ def test_a_page_begins_with_its_verdicts_where_claims_use_its_record(extension, 
     page = changed(extension, name)
     nbformat.validate(nbformat.from_dict(page))
     own = [claim for claim in claims.load_claims() if name in claim.records]
-    assert page["cells"][0]["source"].startswith("# ")
+    assert "".join(page["cells"][0]["source"]).startswith("# ")
     above = "".join(page["cells"][1]["source"])
     assert above.count('<li class="verdict ') == len(own)
     assert all(verdict_box.escape(claim.claim) in above for claim in own)

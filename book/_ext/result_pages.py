@@ -61,12 +61,12 @@ def put_on_top(notebook: dict[str, Any], docname: str) -> None:
     """Split the first cell after its title and put there what answers the page's question."""
     title = notebook["cells"][0]
     heading, _, rest = "".join(title["source"]).partition("\n")
-    parts = [_markdown("what-was-found", text) for text in [top(notebook, docname)] if text]
-    parts += lead_picture(notebook)
-    if parts:
+    answer = [_markdown("what-was-found", text) for text in [top(notebook, docname)] if text]
+    picture = lead_picture(notebook)
+    if answer or picture:
         title["source"] = heading
-        parts += [_markdown("what-it-asks", rest.strip())] if rest.strip() else []
-        notebook["cells"][1:1] = parts
+        question = [_markdown("what-it-asks", rest.strip())] if rest.strip() else []
+        notebook["cells"][1:1] = [*answer, *picture, *question] if answer else [*question, *picture]  # a picture alone says nothing
 
 
 def top(notebook: dict[str, Any], docname: str) -> str:

@@ -56,7 +56,7 @@ def _item(one: Verdict, records: dict[str, Record] | None) -> str:
 
 
 def _tests(one: Verdict) -> str:
-    return "the test" if len(one.figures) == 1 else f"all {len(one.figures)} tests"
+    return {1: "the test", 2: "both tests"}.get(len(one.figures), f"all {len(one.figures)} tests")
 
 
 def answer_of(one: Verdict, records: dict[str, Record] | None = None) -> str:

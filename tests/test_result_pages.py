@@ -160,8 +160,11 @@ def site(browser, tmp_path_factory):
 
 def test_a_picture_is_enlarged_by_keyboard_and_escape_leads_back(site):
     page = site.open(site.page(DESKTOP), "page.html")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
+    page.locator("button.enlarge").click()
+    page.locator("dialog[open] img").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("dialog[open]").wait_for(state="detached")
+    page.keyboard.press("Enter")  # the focus is on the picture again
     image = page.locator("dialog[open] img")
     image.wait_for()
     assert image.get_attribute("alt") == "A sheet" and image.bounding_box()["width"] == 1200  # four times, the last that fits

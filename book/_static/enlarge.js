@@ -35,6 +35,7 @@
     dialog.addEventListener("keydown", function (event) {
       if (event.key === "+" || event.key === "=") show(zoom + 1);
       if (event.key === "-") show(zoom - 1);
+      if (event.key === "Escape") dialog.close();  // whatever has the focus
     });
     dialog.addEventListener("click", function (event) { if (event.target === dialog) dialog.close(); });
     dialog.addEventListener("close", function () { if (opener) opener.focus(); });

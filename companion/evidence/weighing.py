@@ -21,10 +21,9 @@ from .chance import LEVEL, Sampling, Trainings
 from .fields import SETS, by_training, part_of
 from .statements import DIRECTIONS, Statement, find_row
 from .statistics import holm
-from .tables import Record
+from .tables import FRECHET, Record
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_MEASURED = "reproduced", "not reproduced", "inconclusive", "not measured yet"
-FRECHET = ("frechet_distance", "fid")
 
 
 @dataclass(frozen=True)

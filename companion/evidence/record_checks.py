@@ -113,7 +113,8 @@ def _check_measured(where: str, measured: Any, n: int) -> None:
     _require(isinstance(measured, Mapping) and _number(measured.get("mean")), where, measured, "a mean with n, low and high")
     if "values" not in measured:
         count, ends = measured.get("n"), [measured.get("low"), measured.get("high")]
-        _require(isinstance(count, int) and not isinstance(count, bool) and count > 0, f"{where}['n']", count, "a number of items or images")
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        _require(whole and count > 0, f"{where}['n']", count, "a number of items or images")
         _require(ends == [None, None], f"{where}['low'], ['high']", ends, "None: it has no values")
         found = len(measured.get("image_values", range(count)))
         _require(found == count, f"the length of {where}['image_values']", found, f"{count}, its n")

@@ -13,7 +13,9 @@ from companion.studies.measure.report import sentences, shown_prompts, table_row
 
 @pytest.fixture
 def tiny_model(tmp_path):
-    tiny_pipeline().save_pretrained(tmp_path / "model")
+    pipe = tiny_pipeline()
+    pipe.unet.register_to_config(sample_size=16)  # images of 32 x 32: LPIPS needs 31
+    pipe.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 

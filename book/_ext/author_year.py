@@ -3,7 +3,6 @@
 from collections import Counter
 
 from pybtex.plugin import register_plugin
-from pybtex.richtext import Text
 from pybtex.style.formatting.unsrt import Style as Unsorted
 from pybtex.style.labels import BaseLabelStyle
 
@@ -24,7 +23,7 @@ class AuthorYearLabels(BaseLabelStyle):
         count, seen = Counter(labels), Counter()
         for label in labels:
             seen[label] += 1
-            yield Text(label + (chr(96 + seen[label]) if count[label] > 1 else ""))
+            yield label + (chr(96 + seen[label]) if count[label] > 1 else "")
 
 
 class AuthorYear(Unsorted):

@@ -14,7 +14,7 @@ from docutils.parsers.rst import Directive
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "configs" / "training" / "sd15_smooth_lora.yaml"
-STEP = re.compile(r"#\s+(\w+)\s+(bf16|\"no\")\s+(\d[\d.]*) GiB\s+(\d[\d.]*) s\b")
+STEP = re.compile(r"#\s+(\w+)\s+(bf16|\"no\")\s+(\d[\d.]*) GiB\s+(\d[\d.]*) s\s+([^;\n]+)")
 
 
 def trainings() -> list[list[str]]:
@@ -47,13 +47,20 @@ def _span(minutes: tuple[float, ...]) -> str:
 
 
 def paper_setting() -> list[list[str]]:
-    """Rows: gradient, precision, memory above the weights, seconds of a batch, hours of the whole training on its processes."""
+    """Rows: gradient, precision, memory above the weights, seconds of a batch, hours of the whole training, error."""
     text = PAPER.read_text(encoding="utf-8")
     settings, processes = yaml.safe_load(text), int(re.search(r"--num_processes (\d+)", text)[1])
     batches = settings["steps"] * settings["gradient_accumulation_steps"]
     return [
-        [way, precision.strip('"'), f"{memory} GiB", f"{seconds} s", f"{batches * float(seconds) / 3600:.0f} h on each of {processes}"]
-        for way, precision, memory, seconds in STEP.findall(text)
+        [
+            way,
+            precision.strip('"'),
+            f"{memory} GiB",
+            f"{seconds} s",
+            f"{batches * float(seconds) / 3600:.0f} h on each of {processes}",
+            error.strip(),
+        ]
+        for way, precision, memory, seconds, error in STEP.findall(text)
     ]
 
 
@@ -73,7 +80,7 @@ class TrainingCosts(Directive):
         for file in (PAPER, *(ROOT / "data" / "models" / "adapters").glob("*/card.json")):
             environment.note_dependency(str(file))
         own = ["Model", "Machine", "Rank", "Steps", "L_reg", "λ", "λ L_reg / L_base", "Minutes"]
-        paper = ["Gradient of L_reg", "Precision", "Memory above the weights", "A batch", "The paper's training"]
+        paper = ["Gradient of L_reg", "Precision", "Memory above the weights", "A batch", "The paper's training", "Error of the gradient"]
         title = "Stable Diffusion 1.5, 512 x 512, one H100: a step was measured, with random weights; the hours follow from it"
         return [table("LoRAs of the embedded model, from their cards", own, trainings()), table(title, paper, paper_setting())]
 

@@ -20,9 +20,18 @@
       }
     }
   }
+  // The theme's buttons have names that differ from the text that they show: voice control could not find them.
+  function name() {
+    for (const e of document.querySelectorAll(".search-button-field"))
+      if (e.textContent.trim()) e.setAttribute("aria-label", e.textContent.replace(/\s+/g, " ").trim());
+    for (const e of document.querySelectorAll(".theme-switch-button")) {
+      const texts = [...e.querySelectorAll("title, [title]")].map(icon => icon.getAttribute("title") || icon.textContent);
+      if (texts.length) e.setAttribute("aria-label", `Color mode: ${texts.join(" ")}`);
+    }
+  }
   let waiting;
   const soon = () => { clearTimeout(waiting); waiting = setTimeout(mark, 100); };
-  addEventListener("load", mark);
+  addEventListener("load", () => { mark(); name(); });
   addEventListener("resize", soon);
   addEventListener("toggle", soon, true); // a folded part opens
   addEventListener("click", soon);

@@ -16,14 +16,17 @@ def settle(app, config) -> None:
         options["launch_buttons"] = {}
 
 
+ROLES = {  # what docutils and myst-nb write -> what readers and voice control can use
+    ' role="doc-biblioentry"': "",  # deprecated
+    '<div role="list" class="citation-list">': '<div class="citation-list">',  # a list must have items
+    '<summary aria-label="Toggle hidden content">': "<summary>",  # its text is its name
+}
+
+
 def plain_roles(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """The list of references without docutils' roles: doc-biblioentry is deprecated, and a list must have items."""
-    if "body" in context:
-        context["body"] = (
-            context["body"]
-            .replace(' role="doc-biblioentry"', "")
-            .replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-        )
+    """Replace roles and names that do not fit what is shown."""
+    for written, better in ROLES.items():
+        context["body"] = context.get("body", "").replace(written, better)
 
 
 def setup(app) -> dict[str, bool]:

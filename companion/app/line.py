@@ -31,7 +31,7 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """It ends at the network's next call, or is left out when its turn comes."""
+        """It ends at the network's next call; see `Line.leave`."""
         self.stop.set()
 
 
@@ -63,6 +63,19 @@ class Line:
         job.tell({"type": "waiting", "ahead": ahead})
         self._turn.put(job)
 
+    def leave(self, job: Job) -> None:
+        """Cancel a job: one that waits is out of the line at once, one that is computed ends at the network's next call."""
+        job.cancel()
+        with self._lock:
+            waits = job in self._jobs[1:]
+            if waits:
+                self._jobs.remove(job)
+            others = self._jobs[1:]
+        if waits:
+            job.tell({"type": "cancelled"})
+        for place, other in enumerate(others, start=1):
+            other.tell({"type": "waiting", "ahead": place})
+
     def close(self, seconds: float = 10.0) -> None:
         """Cancel everything and end the thread."""
         with self._lock:
@@ -73,14 +86,17 @@ class Line:
 
     def _run(self) -> None:
         while (job := self._turn.get()) is not None:
+            with self._lock:
+                if job not in self._jobs:  # it has left
+                    continue
             try:
                 self._do(job)
             except Exception:  # a page's fault must not end the thread that serves the others
                 traceback.print_exc()
             with self._lock:
                 self._jobs.remove(job)
-                waiting = list(self._jobs)
-            for place, other in enumerate(waiting):
+                others = self._jobs[1:]  # the next one begins now
+            for place, other in enumerate(others, start=1):
                 other.tell({"type": "waiting", "ahead": place})
 
     def _do(self, job: Job) -> None:

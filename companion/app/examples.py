@@ -62,8 +62,8 @@ def _drags(size: int) -> list[Example]:
     found = []
     for item in [item for item in load_drags("drags") if 0.08 < item.motion < 0.2][:NUM_SHOWN]:
         scale = size / item.size[0]
-        pixels = np.asarray((item.image.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
-        mask = np.asarray(Image.fromarray(item.mask.numpy()).resize((size, size), Image.Resampling.NEAREST))
+        pixels = ((item.image.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+        mask = np.array(Image.fromarray(item.mask.numpy()).resize((size, size), Image.Resampling.NEAREST))
         handles, targets = ([[x * scale, y * scale] for x, y in points] for points in (item.handles, item.targets))
         for x, y in (*handles, *targets):
             mask[min(int(y), size - 1), min(int(x), size - 1)] = True

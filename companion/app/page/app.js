@@ -60,10 +60,10 @@ async function upload(kind, name, file) {
 
 function setPicture(kind, name, id, title) {
   pictures[kind][name] = id;
-  const place = $(`.picture[data-name="${name}"]`, panels[kind]), image = $("img", place);
-  image.src = address(id);
-  image.alt = `${place.dataset.title}: ${title}`;
-  image.closest(".board, .plain").hidden = false;
+  const place = $(`.picture[data-name="${name}"]`, panels[kind]), holder = $(".board, .plain", place);
+  $("img", holder)?.remove();
+  holder.prepend(make("img", { src: address(id), alt: `${place.dataset.title}: ${title}` }));
+  holder.hidden = false;
   if (place.dataset.board) board.reset();
 }
 
@@ -72,8 +72,7 @@ function fitPictures() {
     const kind = place.closest("section").id, name = place.dataset.name;
     const input = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp,image/gif,image/bmp" });
     input.addEventListener("change", () => { if (input.files[0]) upload(kind, name, input.files[0]); input.value = ""; });
-    const image = make("img", { alt: place.dataset.title });
-    const holder = make("div", { className: place.dataset.board ? "board" : "plain", hidden: true }, image);
+    const holder = make("div", { className: place.dataset.board ? "board" : "plain", hidden: true });
     place.append(make("label", {}, place.dataset.title, " ", input), holder);
     if (place.dataset.board) {
       board = new Board(holder, hello.size, { tool: () => $("[name=tool]:checked").value, brush: $("#brush"), list: $("#points") });

@@ -13,6 +13,7 @@ from .requests import Ask
 from .work import Cancelled, Work
 
 MAX_WAITING = 8
+LONGEST = 400  # letters of a sentence
 
 Tell = Callable[[dict[str, Any]], None]  # called from the thread that computes
 
@@ -119,6 +120,8 @@ class Line:
 
 
 def one_sentence(error: Exception) -> str:
-    """An error's first line, ended by a full stop."""
+    """An error's first line, ended by a full stop; of a value that would fill the page only the beginning."""
     text = next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return text if text.endswith((".", "!", "?")) else text + "."

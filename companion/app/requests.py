@@ -4,7 +4,7 @@ A request is a dict of plain values. `prepared` turns it into an `Ask`, whose pi
 looked at by smoothlib's own checks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,37 @@ from smoothlib.editing.inverted import SHARED_KINDS
 from smoothlib.inversion import check_null_text
 from smoothlib.pixels import from_uint8
 
-from ..base.config import Choice, ConfigurationError, Field, Integer, ListOf, Number, Text, configuration
+from ..base.config import Choice, ConfigurationError, Field, Integer, Number, Text, configuration
 from ..studies.editing.methods import PLANS, Edit, Entry, Recipe
 from .models import Models
+
+MAX_POINTS = 32
+
+
+class _Points(Field):
+    """Points [x, y]; where they lie is `drag_points`' to see to."""
+
+    def accepts(self, value: Any) -> bool:
+        pairs = isinstance(value, list) and len(value) <= MAX_POINTS and all(isinstance(one, list) and len(one) == 2 for one in value)
+        return pairs and all(Number().accepts(number) for one in value for number in one)
+
+    def allowed(self) -> str:
+        return f"a list of at most {MAX_POINTS} points [x, y]"
+
+
+class _Runs(Field):
+    """The lengths of a mask's runs."""
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, list) and bool(value) and all(Integer(0, 2**32).accepts(run) for run in value)
+
+    def allowed(self) -> str:
+        return "the lengths of a mask's runs"
+
 
 STEPS, GUIDANCE, SEED = Integer(2, 200), Number(1, 30), Integer(0, 2**32 - 1)
 PROMPT, PICTURE = Text(), Text(optional=True)
 SHARED = dict(num_inference_steps=STEPS, guidance_scale=GUIDANCE)
-MAX_POINTS = 32
 FIELDS: dict[str, dict[str, Field]] = {
     "walk": SHARED
     | dict(between=Choice("prompts", "pictures"), first_prompt=PROMPT, second_prompt=PROMPT, first=PICTURE, second=PICTURE)
@@ -36,7 +59,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     | dict(strength=Number(0, 10), seed=SEED),
     "drag": dict(picture=PICTURE, prompt=PROMPT, num_inference_steps=STEPS, strength=Number(0, 1), iterations=Integer(1, 400))
     | dict(lr=Number(1e-5, 1), lora_steps=Integer(0, 400), reach=Number(0.1, 16), seed=SEED)
-    | dict(handles=ListOf(ListOf(Number())), targets=ListOf(ListOf(Number())), mask=ListOf(Integer(0), optional=True)),
+    | dict(handles=_Points(), targets=_Points(), mask=_Runs(optional=True)),
 }
 
 
@@ -121,8 +144,6 @@ def _drag(settings: Any, pictures: Mapping[str, np.ndarray], models: Models) -> 
     _check_prompt(models, "prompt", settings.prompt)
     if not settings.handles:
         raise ConfigurationError("Parameter handles is empty, but must have a point: click on the picture where to pull, then where to.")
-    if len(settings.handles) > MAX_POINTS:
-        raise ConfigurationError(f"Parameter handles has {len(settings.handles)} points, but must have at most {MAX_POINTS}.")
     size = tuple(image.shape[2:])
     mask = None if settings.mask is None else mask_of_runs(settings.mask, size)[None]
     points = drag_points([settings.handles], [settings.targets], mask, size=size)
@@ -131,7 +152,7 @@ def _drag(settings: Any, pictures: Mapping[str, np.ndarray], models: Models) -> 
     return Ask("drag", settings, {"picture": image}, drag=drag, lora=ImageLoraSettings(steps=settings.lora_steps), points=points)
 
 
-def mask_of_runs(runs: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+def mask_of_runs(runs: Sequence[int], size: tuple[int, int]) -> Tensor:
     """A mask (H, W) bool from the lengths of its runs, row by row: so many False, so many True, and so on.
 
     Raises:

@@ -25,6 +25,11 @@ def read_upload(content: bytes, name: str, size: int) -> np.ndarray:
     """
     name = shown_name(name)
     if len(content) > MAX_BYTES:
+        raise PictureError(too_large(name, len(content)))
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+    except Exception:  # whatever a decoder raises for what is no picture
         raise PictureError(f"{name} cannot be read, but must be a picture in {', '.join(FORMATS)}") from None
     if width * height > MAX_PIXELS:
         raise PictureError(f"{name} has {width} x {height} pixels, but must have at most {MAX_PIXELS:,}")

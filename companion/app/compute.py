@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from smoothlib.editing.judges import Alignment, Perceptual
 
 BATCH = 16  # frames in one call of the network
+OWN_STAGES = {
+    "sdedit": 1,
+    "cycle_diffusion": 1,
+    "disentangle": 3,
+}  # series of steps that an edit goes through; others: inversion, then sampling
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ def _reconstruct(ask: Ask, models: Models, side: Side, work: Work) -> Outcome:
 def _edit(ask: Ask, models: Models, side: Side, work: Work) -> Outcome:
     s, pipe, edit = ask.settings, side.pipe, ask.edit
     more = dict(zip(("alignment", "perceptual"), judges(models.device), strict=True)) if edit.method == "disentangle" else {}
-    stages = {"null_text": 3, "direct": 3}.get(edit.inversion.kind, 2)
+    stages = OWN_STAGES.get(edit.method) or {"null_text": 3, "direct": 3}.get(edit.inversion.kind, 2)
     with work.side(side.title, pipe.unet):
         found = METHODS[edit.method].edit(
             pipe,

@@ -185,7 +185,7 @@ def test_points_are_clicked_pulled_and_painted_and_dragged(page, scene):
     assert len(points) == 2
     found = [[float(number) for number in re.findall(r"\d+\.\d", line)] for line in points]
     np.testing.assert_allclose(found, [[20, 30, 30, 30], [40, 40, 44, 36]], atol=0.3)
-    panel.get_by_label("paint").check()
+    panel.get_by_role("radio", name="paint").check()
     page.mouse.move(box["x"] + 12 * cell, box["y"] + 30 * cell)
     page.mouse.down()
     page.mouse.move(box["x"] + 20 * cell, box["y"] + 30 * cell, steps=4)

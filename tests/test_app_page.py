@@ -96,6 +96,7 @@ def test_a_walk_between_prompts_has_a_slider_and_a_curve(page):
     assert slider.get_attribute("aria-valuetext") == "Frame 2 of 4"
     assert sides.locator("img:visible").first.get_attribute("alt") != before
     assert panel.locator(".curve svg [data-frame]").count() == 2 * 3
+    assert panel.locator(".curve .legend").all_inner_texts() == [" Base model", " Smooth Diffusion"]
     assert "coefficient of variation" in sides.inner_text()
     pictures = downloaded(page, panel)
     assert len(pictures) == 8 and all(one.shape == (64, 64, 3) for one in pictures.values())
@@ -160,6 +161,8 @@ def test_an_example_is_edited_by_a_chosen_method(page):
     run(panel)
     pictures = downloaded(page, panel)
     assert set(pictures) == {"base.png", "smooth.png"}
+    panel.locator("[name=method]").select_option("prompt_to_prompt")
+    assert "Smaller values change the picture more" in panel.locator("#strength-note").inner_text()
     panel.locator("[name=method]").select_option("prompt_switch")
     assert panel.locator("[name=inversion]").is_visible()
     fill(panel, strength=7)

@@ -170,7 +170,8 @@ class App:
             "max_bytes": MAX_BYTES,
             "examples": {tab: [example.title for example in some] for tab, some in self.examples.items()},
             "methods": [
-                {"name": name, "title": plan.title, "own": plan.own, "strength": published_strength(name), "fixed": not plan.fields}
+                {"name": name, "title": plan.title, "own": plan.own, "fixed": not plan.fields, "strength": published_strength(name)}
+                | {"rises": plan.strengths[-1] >= plan.strengths[0]}
                 for name, plan in PLANS.items()
             ],
             "inversions": INVERSION_TITLES,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..book.step_curve import sample
 from .line import Job, Line
 from .models import Models
 from .pictures import png
@@ -83,7 +84,8 @@ class Session:
         files["settings.json"] = json.dumps(model | request | {"facts": {k: v["facts"] for k, v in sides.items()}}, indent=2).encode()
         files["result.zip"] = zipped(files)
         self.files, self.job = files, None
-        self.send({"type": "done", "kind": request["kind"], "sides": sides, "curve": result.curve})
+        lines = [sample(row) for row in range(len(sides))] if result.curve else []
+        self.send({"type": "done", "kind": request["kind"], "sides": sides, "curve": {"drawing": result.curve, "lines": lines}})
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:

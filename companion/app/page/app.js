@@ -64,6 +64,7 @@ function setPicture(kind, name, id, title) {
   $("img", holder)?.remove();
   holder.prepend(make("img", { src: address(id), alt: `${place.dataset.title}: ${title}` }));
   holder.hidden = false;
+  $(".name", place).textContent = title;
   if (place.dataset.board) board.reset();
 }
 
@@ -73,7 +74,7 @@ function fitPictures() {
     const input = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp,image/gif,image/bmp" });
     input.addEventListener("change", () => { if (input.files[0]) upload(kind, name, input.files[0]); input.value = ""; });
     const holder = make("div", { className: place.dataset.board ? "board" : "plain", hidden: true });
-    place.append(make("label", {}, place.dataset.title, " ", input), holder);
+    place.append(make("label", { className: "file" }, `${place.dataset.title}: choose a file`, input), make("p", { className: "note name" }), holder);
     if (place.dataset.board) {
       board = new Board(holder, hello.size, { tool: () => $("[name=tool]:checked").value, brush: $("#brush"), list: $("#points") });
       $("#clear-points").addEventListener("click", () => board.clearPoints());
@@ -110,7 +111,7 @@ function adapt() { // what the other choices make useless is not shown
   const panel = panels.edit, method = hello.methods.find(one => one.name === $("[name=method]", panel).value);
   $("[name=inversion]", panel).closest("label").hidden = method.own;
   $("[name=strength]", panel).closest("label").hidden = method.fixed;
-  $("#strength-note").textContent = method.fixed ? "" : `Published strength of ${method.title}: ${method.strength}.`;
+  $("#strength-note").textContent = method.fixed ? "" : `Published strength of ${method.title}: ${method.strength}. ${method.rises ? "Larger" : "Smaller"} values change the picture more.`;
 }
 
 function fitForms() {
@@ -186,7 +187,8 @@ function result(message) {
     ...sides[side.key].files.map((name, i) =>
       make("img", { src: `${address(name)}?${shown}`, alt: count > 1 ? `${side.title}, frame ${i + 1}` : `${side.title}, ${kind}` })),
     make("figcaption", { textContent: sides[side.key].facts.join("; ") }))));
-  $(".curve", panel).innerHTML = curve; // drawn by the app itself
+  $(".curve", panel).innerHTML = curve.drawing + hello.sides.map((side, i) => curve.lines[i] ?? "").join(""); // drawn by the app itself
+  $$(".smooth-sample", panel).forEach((line, i) => line.replaceWith(make("p", { className: "legend" }, line.cloneNode(true), ` ${hello.sides[i].title}`)));
   const slider = $(".frame", panel);
   slider.hidden = count < 2;
   Object.assign($("input", slider), { max: count - 1, value: 0 });

@@ -117,11 +117,14 @@ export class Board {
     this.canvas.width = Math.round(box.width * scale);
     this.canvas.height = Math.round(box.height * scale);
     const pen = this.canvas.getContext("2d"), factor = this.canvas.width / this.size, thick = 2 * scale;
-    if (this.mask.includes(1)) { // what may not change is darkened
+    if (this.mask.includes(1)) { // what may not change is darkened, run by run on whole screen pixels
       pen.fillStyle = "rgba(0, 0, 0, 0.45)";
+      const edge = value => Math.round(value * factor);
       for (let row = 0; row < this.size; row++)
-        for (let column = 0; column < this.size; column++)
-          if (!this.mask[row * this.size + column]) pen.fillRect(column * factor, row * factor, factor + 0.5, factor + 0.5);
+        for (let from = 0, to = 0; from < this.size; from = to + 1) {
+          for (to = from; to < this.size && !this.mask[row * this.size + to]; to++);
+          if (to > from) pen.fillRect(edge(from), edge(row), edge(to) - edge(from), edge(row + 1) - edge(row));
+        }
     }
     const dot = ([x, y], colour) => {
       pen.beginPath();

@@ -105,8 +105,7 @@ class _Upload(_Here, tornado.web.RequestHandler):
         try:
             pixels = await loop.run_in_executor(None, read_upload, bytes(self.body), self.name, size)
         except PictureError as error:
-            self.set_status(400)
-            self.finish({"sentence": one_sentence(error)})
+            self.finish({"sentence": one_sentence(error)})  # an answer, not a failure: the browser's console stays empty
         else:
             self.finish({"picture": session.keep_picture(pixels)})
 

@@ -30,9 +30,10 @@ class Served:
         self._thread.join(30)
 
 
-def opened(browser, served, viewport, scheme="light"):
+def opened(browser, served, viewport, scheme="light", **more):
     """A page of the app that has met it, and the list of its complaints: requests to another host, failures, messages of the console."""
-    context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce", accept_downloads=True)
+    settings = dict(viewport=viewport, color_scheme=scheme, reduced_motion="reduce", accept_downloads=True)
+    context = browser.new_context(**settings, **more)
     context.set_default_timeout(TIMEOUT)
     page, complaints = context.new_page(), []
 

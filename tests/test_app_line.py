@@ -52,11 +52,31 @@ def test_progress_rises_and_cancelling_ends_at_the_next_call(models):
             for i in work.stages(1)(range(4)):
                 assert i in range(4)
     assert told[0][0] == 0 and told == sorted(told) and told[-1][0] >= 0.5
-    stop.set()
-    ask = prepared(WALK, {}, models)
-    with pytest.raises(Cancelled):
-        line_module.compute(ask, models, Work(lambda share, text: None, stop))
     assert len(unet._forward_pre_hooks) == hooks
+
+
+TABS = [WALK, WALK | {"between": "pictures", "first": "p", "second": "q"}, RECONSTRUCT, EDIT, EDIT | {"method": "plug_and_play"}, DRAG]
+NAMES = ["prompts", "pictures", "reconstruct", "edit", "edit with hooks", "drag"]
+
+
+@pytest.mark.parametrize("request_", TABS, ids=NAMES)
+def test_what_is_cancelled_in_the_middle_leaves_the_network_as_it_was(models, request_):
+    pipe = models.sides[0].pipe
+
+    def hooks():
+        return [(name, len(module._forward_pre_hooks), len(module._forward_hooks)) for name, module in pipe.unet.named_modules()]
+
+    before, processors = hooks(), dict(pipe.unet.attn_processors)
+    stop, texts = threading.Event(), []
+
+    def tell(share, text):
+        texts.append(text)
+        if share > 0:
+            stop.set()
+
+    with pytest.raises(Cancelled):
+        line_module.compute(prepared(request_, {"p": GREY, "q": 255 - GREY}, models), models, Work(tell, stop))
+    assert hooks() == before and dict(pipe.unet.attn_processors) == processors
 
 
 class Told(list):
@@ -121,7 +141,7 @@ def test_a_fault_is_one_sentence_and_the_line_goes_on(models, monkeypatch, capsy
 # Sessions -------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_", [WALK, WALK | {"between": "pictures", "first": "p", "second": "q"}, RECONSTRUCT, EDIT, DRAG])
+@pytest.mark.parametrize("request_", TABS, ids=NAMES)
 def test_every_tab_computes_both_sides(models, request_):
     line, messages, done = Line(models), [], threading.Event()
 

@@ -205,6 +205,20 @@ def test_points_are_set_by_keys_alone(page):
     assert panel.locator("#points li").all_inner_texts() == ["(32.0, 32.0) to (40.0, 31.0)"]
 
 
+def test_points_are_set_by_a_finger_on_a_phone(browser, served):
+    page, complaints = opened(browser, served, PHONE, has_touch=True)
+    panel = tab(page, "drag")
+    panel.locator(".examples button").first.tap()
+    board = panel.locator("canvas")
+    board.wait_for()
+    panel.get_by_role("button", name="Clear points").tap()
+    for x, y in ((40, 50), (90, 60)):
+        board.tap(position={"x": x, "y": y})
+    assert panel.locator("#points li").count() == 1 and " to (" in panel.locator("#points").inner_text()
+    page.context.close()
+    assert not complaints
+
+
 def test_tabs_answer_to_arrow_keys(page):
     page.get_by_role("tab", name="Walk").focus()
     page.keyboard.press("ArrowLeft")

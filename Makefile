@@ -13,7 +13,7 @@
 #   make results         record every page whose code, settings, weights or data have changed, then `make refresh`: hours on a CPU, resumable
 #   make retrain         print how everything that ships is trained again, from the scenes on; YES=1 does it: a day on a CPU, resumable
 #   make app             a page on this machine (127.0.0.1): walk, reconstruct, edit and drag by hand, base model and Smooth side by side
-#   make refresh         run summary and status again and keep them; let tables and README show the records
+#   make refresh         run summary, claims and status again and keep them; let tables and README show the records
 #   make adapters        train the adapters of configs/adapters.yaml that are not there: hours on a CPU
 #   make readme          write the numbers of data/ between the markers of README.md
 #   make strip           drop from notebooks/ what a run left in their metadata; outputs stay
@@ -138,10 +138,10 @@ record: keep
 	@$(MAKE) --no-print-directory refresh PRESET= ARGS=
 
 # The pages that show all records, and the tables of the others.
-refresh: summary status
-	$(BIN)/python tools/keep_run.py summary status
-	$(BIN)/nbstripout $(STRIP) out/kept/summary.ipynb out/kept/status.ipynb
-	cp out/kept/summary.ipynb out/kept/status.ipynb notebooks/
+refresh: summary claims status
+	$(BIN)/python tools/keep_run.py summary claims status
+	$(BIN)/nbstripout $(STRIP) out/kept/summary.ipynb out/kept/claims.ipynb out/kept/status.ipynb
+	cp out/kept/summary.ipynb out/kept/claims.ipynb out/kept/status.ipynb notebooks/
 	$(BIN)/python tools/keep_run.py --comparisons
 	$(BIN)/python tools/update_readme.py
 

@@ -170,7 +170,7 @@ def sliders_answer_to_the_keyboard(page):
     """ArrowRight on every slider of a page: another value, said and shown. Returns what is wrong."""
     problems = []
     for slider in page.locator("input[type=range]").all():
-        figure = slider.locator("xpath=ancestor::*[contains(@class, 'smooth-widget')]")
+        figure = slider.locator("xpath=ancestor::*[contains(@class, 'smooth-widget') or contains(@class, 'smooth-explore')]")
         if not slider.is_visible() or not figure.count():
             problems.append("a slider that is hidden or in no figure")
             continue
@@ -188,5 +188,5 @@ def sliders_answer_to_the_keyboard(page):
 def shown_images(figure):
     """Where the visible images of a figure stand and how they are cut."""
     places = """e => [...e.querySelectorAll('img')].filter(i => i.checkVisibility()).map(i =>
-        [i.getBoundingClientRect().x, getComputedStyle(i.closest('figure')).clipPath])"""
+        [i.getBoundingClientRect().x, i.getBoundingClientRect().y, getComputedStyle(i.closest('figure')).clipPath])"""
     return figure.evaluate(places)

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 from functools import cache
+from html import escape
 from types import SimpleNamespace
 
 import nbformat
@@ -12,8 +13,12 @@ import pytest
 
 from companion.base import staleness
 from companion.base.paths import ROOT, SCENES
-from companion.evidence import claims, status
+from companion.book import forest
+from companion.data.load import load_split
+from companion.evidence import claims, effects, status
 from companion.evidence import records as results
+from companion.evidence.findings import findings
+from companion.studies.smoothness import first_look
 
 BOOK = ROOT / "book"
 PAGES = sorted(BOOK.glob("*.md"))
@@ -26,7 +31,6 @@ NOT_PROSE = [  # code, mathematics, roles (citations, glue, references), link ta
 NAMES = r"(?:Python|Apache-|BSD-|CC BY|CC0|Stable\s+Diffusion|Sec\.|Eq\.|Table|Fig\.|Mitsuba)\s?\d+(?:\.\d+)*(?:(?: to |-)\d+(?:\.\d+)*)?"
 RESULT = r"\d[\d,]*\.\d+|\d+(?:\.\d+)?\s?%|\d{1,3}(?:,\d{3})+|\d+\s?dB|±"  # a fraction, a percentage, a large count, decibels
 SETTINGS = {  # what may be typed: levels of the statistics, settings that define a symbol, the data set's make-up
-    "intro.md": ["95 %"],
     "method.md": ["0.22", "0.88"],  # follow from the dimension alone; test_diffusion has them
     "notation.md": ["0.18215", "7.5", "0.01", "0.6", "0.9", "0.1"],
     "scenes.md": ["30 %", "84 %", "10,000", "1,000"],
@@ -145,17 +149,37 @@ def same(stored, now):
 
 
 def test_the_summary_shows_what_the_records_say():
-    """After a new recording: `make summary`, `make record NAME=summary`."""
-    first, *tables = outputs("summary")
-    table = claims.ClaimsTable(claims.evaluate())
-    body = re.compile("<tbody>.*</tbody>", re.DOTALL)
-    assert body.search(first)[0] == body.search(table._repr_html_())[0]
-    assert table.counts() in first
+    """After a new recording: `make refresh`."""
+    verdicts = claims.evaluate()
+    shown = outputs("summary")
+    told = findings(verdicts, results.recorded)
+    assert len(told) == 3 and all(escape(sentence) in "".join(shown[:3]) for _, sentence in told.values())
+    plot, *others = shown[3:]
+    assert plot == forest.forest_plot(effects.forest_rows(verdicts), alt=claims.ClaimsTable(verdicts).counts()).html
+    tables = [html for html in others if html.startswith('<div class="comparison"')]
     shown = [
         results.comparison_table(name.partition("_")[0], recorded=results.recorded(name), headline=True)._repr_html_()
         for name in ("table1_istd", "table2_recon", "table3_lambda", "table4_rank")
     ]
     assert same(tables[: len(shown)], shown)
+
+
+def test_the_claims_page_shows_what_the_records_say():
+    """After a new recording: `make refresh`."""
+    (shown,) = outputs("claims")
+    table = claims.ClaimsTable(claims.evaluate())
+    body = re.compile("<tbody>.*</tbody>", re.DOTALL)
+    assert body.search(shown)[0] == body.search(table._repr_html_())[0]
+    assert table.counts() in shown
+
+
+def test_the_first_look_is_at_the_walks_that_the_record_ranks_first():
+    """After a new recording of Table 1: `make first_look`, `make record NAME=first_look`."""
+    record = results.recorded("table1_istd")
+    sliders = outputs("first_look")[-1]
+    found = first_look.by_rank(record)
+    prompts = first_look.prompts_of(record, load_split("scenes", record["provenance"]["config"]["split"]), list(found.values()))
+    assert re.findall("<option>(.*?)</option>", sliders) == [f"{words}: {p.caption}" for words, p in zip(found, prompts, strict=True)]
 
 
 def test_the_status_page_shows_what_the_records_say():
@@ -228,4 +252,6 @@ def test_a_link_to_a_page_has_a_preview(companion):
     companion.add_preview(app, "notebooks/table1_istd", "page.html", context, document)
     tags = dict(re.findall(r'<meta property="(og:\w+)" content="([^"]*)">', context["metatags"]))
     assert tags["og:url"] == "https://example.org/book/notebooks/table1_istd.html"
-    assert (BOOK / tags["og:image"].removeprefix("https://example.org/book/")).is_file()
+    path, content = companion.preview_picture()
+    assert tags["og:image"] == f"https://example.org/book/{path}"
+    assert content[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0") if content else (BOOK / path).is_file()

@@ -69,9 +69,43 @@ def colours(figure):
     return [picture[2, 2] for picture in pictures]
 
 
+def to_the_first_prompt_and_frame(page, walk):
+    if walk.locator("select").count():
+        walk.locator("select").select_option(index=0)
+    walk.locator("input[type=range]").focus()
+    page.keyboard.press("Home")
+
+
+def test_a_walk_opens_before_its_largest_step(page):
+    """Of all prompts: the largest step is the last one of Base in the second."""
+    walk = page.locator(".smooth-walk").first
+    assert walk.locator("select").evaluate("e => e.selectedIndex") == 1
+    np.testing.assert_array_equal(colours(walk), [shade("Base", 1, 9), shade("Smooth", 1, 9)])
+    assert "Opens before the largest step" in walk.locator(".smooth-note").inner_text()
+    to_the_first_prompt_and_frame(page, walk)
+    walk.get_by_role("button", name="Largest jump").click()
+    assert walk.locator("input[type=range]").get_attribute("aria-valuetext") == "frame 10 of 11, eta = 0.9"
+
+
+def test_a_walk_plays_unless_the_reader_wants_it_still(page, figures):
+    walk = page.locator(".smooth-walk").first
+    to_the_first_prompt_and_frame(page, walk)
+    walk.get_by_role("button", name="Next frame").click()  # the pages of these tests ask for reduced motion
+    page.wait_for_timeout(1200)
+    assert walk.locator("input[type=range]").input_value() == "1"
+    page.emulate_media(reduced_motion="no-preference")
+    walk.get_by_role("button", name="Play").click()
+    page.wait_for_function("document.querySelector('.smooth-walk input').value >= 3")
+    walk.get_by_role("button", name="Pause").click()
+    stopped = walk.locator("input[type=range]").input_value()
+    page.wait_for_timeout(1200)
+    assert walk.locator("input[type=range]").input_value() == stopped
+
+
 def test_arrow_keys_move_a_walk(page):
     walk = page.locator(".smooth-walk").first
     slider = walk.locator("input[type=range]")
+    to_the_first_prompt_and_frame(page, walk)
     assert slider.get_attribute("aria-valuetext") == "frame 1 of 11, eta = 0"
     np.testing.assert_array_equal(colours(walk), [shade("Base", 0, 0), shade("Smooth", 0, 0)])
     slider.focus()
@@ -94,7 +128,7 @@ def test_arrow_keys_move_a_walk(page):
 
 def test_choosing_a_prompt_keeps_the_frame(page):
     walk = page.locator(".smooth-walk").first
-    walk.locator("input[type=range]").focus()
+    to_the_first_prompt_and_frame(page, walk)
     page.keyboard.press("ArrowRight")
     walk.locator("select").focus()
     page.keyboard.press("ArrowDown")
@@ -111,6 +145,8 @@ def test_figures_on_one_page_do_not_disturb_each_other(page):
         page.keyboard.press("ArrowRight")
         after = [slider.get_attribute("aria-valuetext") for slider in sliders]
         assert [a != b for a, b in zip(before, after, strict=True)] == [i == moved for i in range(5)]
+    for walk in page.locator(".smooth-walk").all():
+        to_the_first_prompt_and_frame(page, walk)
     assert not sliders_answer_to_the_keyboard(page)
 
 
@@ -149,8 +185,8 @@ def test_figures_fit_are_unfiltered_and_readable(figures, viewport, wide):
     page = figures.open(figures.page(viewport, "dark"), "figures.html")
     seen = page.evaluate(LOOK)
     assert not seen["problems"] and seen["images"] == 16 and not figures.complaints
-    view, pixels = page.locator(".smooth-view").first, "e => getComputedStyle(e).imageRendering"
-    assert view.bounding_box()["width"] == wide and page.locator("img").first.evaluate(pixels) == "pixelated"
+    view, pixels = page.locator(".smooth-view:visible").first, "e => getComputedStyle(e).imageRendering"
+    assert view.bounding_box()["width"] == wide and page.locator("img:visible").first.evaluate(pixels) == "pixelated"
     assert page.locator("img").last.evaluate(pixels) == "auto"
     page.close()
 

@@ -90,7 +90,7 @@ def test_a_whole_run_is_kept_with_its_parameters_and_its_record(tool, places, ca
     assert kept == load_record(places / "out" / "table2_recon.json")
     html = page.cells[-1].outputs[0].data["text/html"]
     assert html == comparison_table("table2", recorded=kept)._repr_html_()
-    assert "This run" not in html and html.count("<th>Recorded</th>") == 3
+    assert "This run" not in html and html.count(">Recorded</th>") == 3
     assert page.cells[2].source == "The outputs on this page are of a run with `num_images = 12`; all else as above."
     assert "a run of 2026-01-31T11:59, with num_images = 12" in capsys.readouterr().out
     nbformat.validate(page)

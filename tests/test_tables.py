@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from sample_records import VAE, make, make_with_columns
 
+from companion.evidence.digits import in_words
 from companion.evidence.paper import load_paper_table
 from companion.evidence.records import comparison_table, load_record, paired_tests, save_record
 from companion.evidence.statistics import mean_interval
@@ -79,6 +80,28 @@ def test_a_frechet_distance_comes_with_its_number_of_images_and_its_floor():
     assert not [note for note in comparison_table("table1", recorded=make_with_columns()).notes() if "FD compares" in note]
 
 
+def test_a_frechet_distance_is_shown_as_what_exceeds_that_of_real_images():
+    frame = comparison_table("table1", recorded=make_with_columns(facts={"num_images": 500, "judges": {"frechet_floor": 10.0}})).dataframe()
+    assert frame.loc[("Base", "Recorded"), "FD excess ↓"] == "2.500" and "FD ↓" not in frame.columns
+    without = comparison_table("table1", recorded=make_with_columns()).dataframe()
+    assert without.loc[("Base", "Recorded"), "FD ↓"] == "12.50"  # nothing to subtract
+
+
+@pytest.mark.parametrize(
+    "mean, ends, direction, text",
+    [
+        (8.56, (3.2, 13.9), "down", "8.6 worse [3.2, 13.9]"),
+        (8.56, (3.2, 13.9), "up", "8.6 better [3.2, 13.9]"),
+        (-0.8494, (-1.04, -0.69), "down", "0.85 better [0.69, 1.04]"),
+        (-0.28, (-0.73, 0.16), "up", "0.28 worse [-0.16, 0.73]"),
+        (-0.97, (-1.15, -0.81), "none", "0.97 smaller [0.81, 1.15]"),
+        (4.87e-6, (-9e-6, 1.93e-5), "down", "0.5 worse [-0.9, 1.9] × 10⁻⁵"),
+    ],
+)
+def test_a_difference_in_words(mean, ends, direction, text):
+    assert in_words(mean, ends, direction) == text
+
+
 def test_the_keyboard_reaches_what_scrolls():
     assert '<div class="comparison" tabindex="0" role="region" aria-label="' in comparison_table("table1")._repr_html_()
 
@@ -140,9 +163,11 @@ def test_further_columns_stand_beside_the_papers():
     record = make_with_columns()
     table = comparison_table("table1", this_run=record)
     frame = table.dataframe()
-    assert list(frame.columns)[-2:] == ["CV ↓", "FD ↓"]
+    assert list(frame.columns) == ["ISTD ↓", "CV ↓", "FD ↓"]  # no run has FID or CLIP Score
+    (note,) = [note for note in table.notes() if note.startswith("Not measured in any run")]
+    assert "FID: Stable Diffusion 12.70, Smooth Diffusion 12.10" in note  # what the paper prints there is not lost
     assert frame.loc[("Stable Diffusion", "Paper"), "CV ↓"] == "–"
-    assert frame.loc[("Base", "This run"), "FD ↓"] == "12.500"
+    assert frame.loc[("Base", "This run"), "FD ↓"] == "12.50"
     assert "[" in frame.loc[("Base", "This run"), "CV ↓"]
     tests = paired_tests(record, table.paper)
     assert set(tests["Metric"]) == {"ISTD ↓", "CV ↓"} and set(tests["At 5 %"]) == {"first better"}

@@ -2,19 +2,25 @@
 
 - A page whose recorded result is older than the code that made it says so at its top. Notebooks keep the outputs of the run that was
   recorded, so this is looked up whenever the book is built. The summary and the status page say it of every record.
-- Preview for links to a page (Open Graph): title, first sentences and, once `html_baseurl` is set, a picture. Only text in the page's head.
+- Title, description and preview for links to a page (Open Graph): first sentences and, once `html_baseurl` is set, the picture of the first
+  page. Only text in the page's head.
+- The repository's address, which stands in _config.yml alone, where a page writes REPOSITORY.
 """
 
+import base64
 import json
 import re
 from html import escape
 from pathlib import Path
 
+import yaml
+
 from companion.base.staleness import staleness_note
 
 ROOT = Path(__file__).resolve().parents[2]
-OVERVIEWS = ("notebooks/summary", "notebooks/status")
-PICTURE = "_static/figures/contact_sheet.png"
+OVERVIEWS = ("notebooks/summary", "notebooks/claims", "notebooks/status")
+SHEET, GLUED = "_static/figures/contact_sheet.png", "first-look-preview"
+KINDS = {"image/png": "_static/preview.png", "image/jpeg": "_static/preview.jpg"}
 
 
 def _record(name: str) -> dict | None:
@@ -40,11 +46,15 @@ def _note(record: dict | None) -> str:
 
 def add_notice(app, docname: str, source: list[str]) -> None:
     """Put the sentences below the title of a notebook, before it is read."""
+    source[0] = source[0].replace("clone REPOSITORY", f"clone {repository()}")
     sentences = stale_sentences(docname)
     if not sentences or not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])
-    text = "\n".join([":::{admonition} Older than the code", ":class: warning", *(f"- {sentence}" for sentence in sentences), ":::"])
+    folded = ", dropdown" if len(sentences) > 2 else ""
+    text = "\n".join(
+        [":::{admonition} Older than the code", f":class: warning{folded}", *(f"- {sentence}" for sentence in sentences), ":::"]
+    )
     notebook["cells"].insert(1, {"cell_type": "markdown", "id": "older-than-the-code", "metadata": {}, "source": text})
     source[0] = json.dumps(notebook)
 
@@ -55,8 +65,33 @@ def always_read(app, env, added, changed, removed) -> list[str]:
     return sorted((recorded | set(OVERVIEWS)) & env.found_docs)
 
 
+def repository() -> str:
+    """The repository's address, from _config.yml."""
+    return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+
+
+def preview_picture() -> tuple[str, bytes | None]:
+    """Path and content of the picture that notebooks/first_look.ipynb left; the contact sheet's path where it has not run."""
+    file = ROOT / "notebooks" / "first_look.ipynb"
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.is_file() else []
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    for output in outputs:
+        if output.get("metadata", {}).get("scrapbook", {}).get("name") == GLUED:
+            for kind, path in KINDS.items():
+                if kind in output["data"]:
+                    return path, base64.b64decode("".join(output["data"][kind]))
+    return SHEET, None
+
+
+def write_picture(app, exception: Exception | None) -> None:
+    """Put the picture beside the pages."""
+    path, content = preview_picture()
+    if exception is None and app.builder.format == "html" and content:
+        (Path(app.outdir) / path).write_bytes(content)
+
+
 def add_preview(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Open Graph tags of a page."""
+    """Title, description and Open Graph tags of a page."""
     if doctree is None:
         return
     site = app.config.html_title
@@ -66,9 +101,13 @@ def add_preview(app, pagename: str, templatename: str, context: dict, doctree) -
     tags["og:description"] = description if len(description) <= 200 else description[:197].rsplit(" ", 1)[0] + " ..."
     if app.config.html_baseurl:
         base = app.config.html_baseurl.rstrip("/")
-        tags |= {"og:url": f"{base}/{pagename}.html", "og:image": f"{base}/{PICTURE}"}
+        tags |= {"og:url": f"{base}/{pagename}.html", "og:image": f"{base}/{preview_picture()[0]}"}
+        tags["twitter:card"] = "summary_large_image"
     title = re.sub(r"<[^>]+>", "", tags["og:title"])  # a title may hold markup
-    lines = [f'<meta property="{name}" content="{escape(value)}">' for name, value in (tags | {"og:title": title}).items()]
+    if title == context.get("docstitle"):
+        context["docstitle"] = ""  # the first page's title is the book's: once is enough
+    lines = [f'<meta name="description" content="{escape(tags["og:description"])}">']
+    lines += [f'<meta property="{name}" content="{escape(value)}">' for name, value in (tags | {"og:title": title}).items()]
     context["metatags"] = context.get("metatags", "") + "\n".join(lines) + "\n"
 
 
@@ -76,4 +115,5 @@ def setup(app) -> dict[str, bool]:
     app.connect("source-read", add_notice)
     app.connect("env-get-outdated", always_read)
     app.connect("html-page-context", add_preview)
+    app.connect("build-finished", write_picture)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -24,6 +24,9 @@ border:0!important;border-radius:0!important;filter:none!important;background:#f
 border:1px solid #767676}
 .smooth-widget input[type=range]{flex:1 1 12em;min-width:0;margin:.4em 0;accent-color:#0072b2}
 .smooth-widget select:focus-visible,.smooth-widget input:focus-visible{outline:3px solid #0072b2;outline-offset:2px}
+.smooth-widget .smooth-play{flex:0 0 auto;font:inherit;color:#1b1b1b;background:#fff;border:1px solid #767676;border-radius:4px;
+padding:.2em .8em;margin:.2em .6em .2em 0;cursor:pointer}
+.smooth-widget .smooth-play:focus-visible{outline:3px solid #0072b2;outline-offset:2px}
 .smooth-widget .smooth-at{min-height:1.4em;font-variant-numeric:tabular-nums}
 .smooth-widget svg{display:block;width:100%;max-width:528px;height:auto;font:12px system-ui,sans-serif;fill:#1b1b1b}
 .smooth-widget svg.smooth-sample{display:inline-block;width:36px;height:16px;vertical-align:middle;margin-right:.4em}
@@ -53,6 +56,8 @@ _END = """range.addEventListener('input',show);
 if(select)select.addEventListener('change',function(){choose();show()});
 root.classList.add('smooth-on');choose();show()})})();"""
 
+# It opens at the frame before the largest step of all prompts, chosen by rank and said so: the next move shows the jump. Where the reader
+# prefers reduced motion, the play button moves by one frame.
 WALK_SCRIPT = (
     _START % "smooth-walk"
     + """function show(){
@@ -65,6 +70,22 @@ all('[data-frame]',s).forEach(function(p){p.classList.toggle('smooth-now',+p.dat
 all('.smooth-cursor',s).forEach(function(c){c.setAttribute('transform','translate('+c.dataset.step*k+' 0)')});
 all('[data-steps]',s).forEach(function(t){
 t.textContent=k?'step to this frame '+t.dataset.steps.split(' ')[k-1]:'first frame, no step yet'})})}
+function jump(s){var best={d:0,k:0};all('[data-steps]',s).forEach(function(t){t.dataset.steps.split(' ').forEach(function(d,k){
+if(+d>best.d)best={d:+d,k:k}})});return best}
+function shown(){return sections[select?select.selectedIndex:0]}
+function button(text,action){var b=document.createElement('button');b.type='button';b.className='smooth-play smooth-live';
+b.textContent=text;b.addEventListener('click',action);range.closest('label').insertAdjacentElement('beforebegin',b);return b}
+var timer=0,still=window.matchMedia('(prefers-reduced-motion: reduce)');
+function stop(){clearInterval(timer);timer=0;play.textContent=still.matches?'Next frame':'Play'}
+function next(){var k=+range.value;range.value=k<+range.max?k+1:0;show();if(+range.value===+range.max&&timer)stop()}
+var play=button('Play',function(){if(still.matches){next();return}
+if(timer){stop();return}if(+range.value===+range.max)range.value=0;play.textContent='Pause';timer=setInterval(next,500)});
+button('Largest jump',function(){stop();range.value=jump(shown()).k;show()});
+stop();range.addEventListener('pointerdown',stop);range.addEventListener('keydown',stop);still.addEventListener('change',stop);
+if(select){var best=sections.map(jump);
+select.selectedIndex=best.reduce(function(i,b,j){return b.d>best[i].d?j:i},0)}
+range.value=jump(shown()).k;
+all('.smooth-note')[0].textContent+=' Opens before the largest step of all that can be chosen.';
 """
     + _END
 )

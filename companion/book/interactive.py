@@ -100,6 +100,17 @@ def walk_scrubber(
     return Widget(html, "\n".join([f"{alt} ({count} frames under a slider: open the page or the notebook in a browser)", *lines]))
 
 
+def renewed(html: str) -> str:
+    """A stored interactive figure with the style and script of today, which take up the markup of any day; other HTML as it is."""
+    for kind, script in (("smooth-walk", WALK_SCRIPT), ("smooth-compare", COMPARE_SCRIPT)):
+        start, style, body, end = f'<div class="smooth-widget {kind} ', "<style>", "</style>", "</div><script>"
+        if html.startswith(start) and html.rstrip().endswith("</script>") and all(html.count(part) == 1 for part in (style, body, end)):
+            before, _, rest = html.partition(style)
+            markup = rest.partition(body)[2].partition(end)[0]
+            return f"{before}{style}{STYLE}{body}{markup}{end}{script}</script>"
+    return html
+
+
 def before_after(
     pairs: Sequence[tuple[Any, Any]],
     *,

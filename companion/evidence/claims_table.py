@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import paths
 from .chance import Trainings
+from .digits import decimals_of, with_interval
 from .paper import load_paper_table
 from .tables import REGION, Record
 from .weighing import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence
@@ -47,29 +48,12 @@ be found with 80 % power at the corrected level (normal approximation; Wilcoxon'
 with as many trainings as there are.
 """
 HEADINGS = ("Claim", "In the paper", "Verdict", "What decided it")
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def legend() -> str:
     """Every verdict and what it says, as a Markdown table, and how chance is counted."""
     rows = [("verdict", "what it says"), ("---", "---"), *LEGEND.items()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{METHOD}"
-
-
-def with_interval(mean: float, ends: tuple[float, float]) -> str:
-    """ "+8.6 [+3.2, +13.9]": two significant digits of half the interval's width; small numbers with a power of ten."""
-    decimals = decimals_of(ends)
-    exponent = 0 if decimals <= 4 else 1 - decimals
-    scale, shown = 10.0**-exponent, max(decimals + exponent, 0)
-    text = [f"{round(value * scale, shown if decimals >= 0 else decimals):+.{shown}f}" for value in (mean, *ends)]
-    return f"{text[0]} [{text[1]}, {text[2]}]" + (f" × 10{str(exponent).translate(SUPERSCRIPTS)}" if exponent else "")
-
-
-def decimals_of(ends: tuple[float, float]) -> int:
-    """Decimals at which half the width of an interval has two significant digits; those of its value where it has no width."""
-    half = (ends[1] - ends[0]) / 2 or abs(ends[0]) / 100 or 1.0
-    half = float(f"{half:.1e}")  # .0996 has the digits of .10
-    return 1 - math.floor(math.log10(half))
 
 
 def figures(found: Evidence, record: Record) -> str:
@@ -118,6 +102,14 @@ def _metric(record: Record, metric: str) -> tuple[str, int]:
     return table.metrics[metric].label, table.decimals(metric)
 
 
+def metric_label(record: Record, metric: str) -> tuple[str, str]:
+    """A metric's name in words, and which of its values are better: "up", "down" or "none"."""
+    columns: Mapping[str, Any] = record.get("columns") or {}
+    names = [record["table"]] if record["table"] else ["table1", "table2"]
+    found = [table.metrics[metric] for name in names if metric in (table := load_paper_table(name).extended(columns)).metrics]
+    return (found[0].label, found[0].direction) if found else (metric, "none")
+
+
 class ClaimsTable:
     """Every claim with its verdict and the figures that decided it: HTML in notebooks, text in `print`."""
 
@@ -158,7 +150,8 @@ class ClaimsTable:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-        body = "".join(f"<tr>{_cells(one, row)}</tr>" for one, row in zip(self.verdicts, self.rows(), strict=True))
+        pairs = zip(self.verdicts, self.rows(), strict=True)
+        body = "".join(f'<tr id="{escape(one.claim.id)}">{_cells(one, row)}</tr>' for one, row in pairs)
         notes = "".join(f"<li>{escape(note)}</li>" for note in [self.counts(), *self.notes()])
         table = f'<table class="comparison" style="white-space: normal"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         return f'<div class="comparison claims" {REGION}>{table}<ul>{notes}</ul></div>'

@@ -111,11 +111,15 @@ def _check_row(where: str, row: Any, n: int, paper: PaperTable | None, parts: Ma
 def _check_measured(where: str, measured: Any, n: int) -> None:
     """A mean over the items with its values and interval, or a number of the whole set, which has neither."""
     _require(isinstance(measured, Mapping) and _number(measured.get("mean")), where, measured, "a mean with n, low and high")
-    _require(measured.get("n") == n, f"{where}['n']", measured.get("n"), f"{n}, the number of items")
     if "values" not in measured:
-        ends = [measured.get("low"), measured.get("high")]
+        count, ends = measured.get("n"), [measured.get("low"), measured.get("high")]
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        _require(whole and count > 0, f"{where}['n']", count, "a number of items or images")
         _require(ends == [None, None], f"{where}['low'], ['high']", ends, "None: it has no values")
+        found = len(measured.get("image_values", range(count)))
+        _require(found == count, f"the length of {where}['image_values']", found, f"{count}, its n")
         return
+    _require(measured.get("n") == n, f"{where}['n']", measured.get("n"), f"{n}, the number of items")
     values = measured["values"]
     _require(isinstance(values, list) and all(map(_number, values)), f"{where}['values']", values, "a list of numbers")
     _require(len(values) == n, f"the length of {where}['values']", len(values), f"{n}, the number of items")

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
 
 from ..base.staleness import staleness_note
+from .digits import decimals_of, in_words
+from .floors import frechet_floor
 from .paper import PaperTable
 
 Record = Mapping[str, Any]
 INDEX = ("Method", "Source")
+FRECHET = ("frechet_distance", "fid")
 REGION = 'tabindex="0" role="region" aria-label="Comparison table"'  # scrolls sideways: the keyboard must reach it, too
 
 
@@ -28,15 +32,30 @@ class ComparisonTable:
     headline: bool = False
 
     def dataframe(self) -> pd.DataFrame:
-        """Cells as text: as printed for the paper, "mean [low, high]" with as many decimals for runs. Index: method, source."""
-        lines = []
+        """Cells as text: as printed for the paper, "mean [low, high]" for runs. Index: method, source.
+
+        Runs have as many decimals as the paper prints, in columns that it lacks as many as their intervals allow. A Fréchet distance is the
+        excess over that of real images from each other, where each of the records has it.
+        """
+        shown, lines = self._shown(), []
         for label, values in self.paper.rows.items():
-            lines.append(((label, "Paper"), [values[metric] for metric in self.paper.metrics]))
+            lines.append(((label, "Paper"), [values[metric] for metric in shown]))
             lines += self._measured(label)
         lines += [] if self.headline else self._measured(None)
         index = pd.MultiIndex.from_tuples([key for key, _ in lines], names=INDEX)
-        headings = [metric.heading for metric in self.paper.metrics.values()]
-        return pd.DataFrame([cells for _, cells in lines], index=index, columns=headings)
+        return pd.DataFrame([cells for _, cells in lines], index=index, columns=[self._heading(metric) for metric in shown])
+
+    def _shown(self) -> list[str]:
+        """The metrics of which a run has a value; without runs all."""
+        rows = [row for record in self._records().values() for row in record["rows"].values()]
+        return [metric for metric in self.paper.metrics if not rows or any(metric in row["metrics"] for row in rows)]
+
+    def _heading(self, metric: str) -> str:
+        heading = self.paper.metrics[metric].heading
+        if metric not in FRECHET or not all(frechet_floor(record) for record in self._records().values()):
+            return heading
+        label, _, arrow = heading.rpartition(" ")
+        return f"{label} excess {arrow}"
 
     def _records(self) -> dict[str, Record]:
         records = {"Recorded": self.recorded, "This run": self.this_run}
@@ -46,24 +65,26 @@ class ComparisonTable:
         records = self._records()
         labels = dict.fromkeys(label for record in reversed(records.values()) for label in record["rows"])
         return [
-            ((label, source), [self._cell(record["rows"][label]["metrics"].get(metric), metric) for metric in self.paper.metrics])
+            ((label, source), [self._cell(record, label, metric) for metric in self._shown()])
             for label in labels
             for source, record in records.items()
             if label in record["rows"] and record["rows"][label].get("paper_row") == paper_row
         ]
 
-    def _cell(self, interval: Mapping[str, Any] | None, metric: str) -> str:
+    def _cell(self, record: Record, label: str, metric: str) -> str:
+        interval = record["rows"][label]["metrics"].get(metric)
         if interval is None:
             return "–"
-        if interval["low"] is None:  # a number of the whole set
-            return f"{interval['mean']:.{self.paper.decimals(metric)}f}"
-        mean, low, high = (f"{interval[key]:.{self.paper.decimals(metric)}f}" for key in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]"
+        excess = metric in FRECHET and all(frechet_floor(one) for one in self._records().values())
+        printed = any(values[metric] != "–" for values in self.paper.rows.values())
+        return cell(interval, decimals=self.paper.decimals(metric) if printed else None, less=frechet_floor(record) if excess else 0.0)
 
     def notes(self) -> list[str]:
         """What each source is, and in which settings, weights and data this run differs from the recorded one."""
         paper = self.paper
         notes = [f"Paper: Table {paper.number} of {paper.source} (page {paper.page}, Sec. {paper.section}); {paper.model}; {paper.items}."]
+        if left_out := [metric for metric in paper.metrics if metric not in self._shown()]:
+            notes.append(f"Not measured in any run, so without a column; the paper has {'; '.join(map(self._printed, left_out))}.")
         for source, record in self._records().items():
             notes += [f"{source}: {_origin(record)}", *_frechet_note(source, record)]
         if self.recorded is not None and self.this_run is not None:
@@ -72,15 +93,18 @@ class ComparisonTable:
             notes.append("Runs: mean over images or prompts [95 % interval]. Other models and images: compare the rows' order, not values.")
         return notes
 
+    def _printed(self, metric: str) -> str:
+        values = ", ".join(f"{label} {values[metric]}" for label, values in self.paper.rows.items())
+        return f"{self.paper.metrics[metric].label}: {values}"
+
     def __str__(self) -> str:
         return "\n".join([self.dataframe().reset_index().to_string(index=False, justify="left"), "", *self.notes()])
 
     __repr__ = __str__  # what a notebook stores beside the HTML
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{_escape(note)}</li>" for note in self.notes())
-        table = self.dataframe().to_html(classes="comparison", border=0, justify="left")
-        return f'<div class="comparison" {REGION}>{table}<ul>{notes}</ul></div>'
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
+        return f'<div class="comparison" {REGION}>{html_table(self.dataframe().reset_index(), heads=len(INDEX))}<ul>{notes}</ul></div>'
 
     def markdown(self) -> str:
         """The table without notes, for a README."""
@@ -89,19 +113,43 @@ class ComparisonTable:
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def cell(interval: Mapping[str, Any], *, decimals: int | None = None, less: float = 0.0) -> str:
+    """ "mean [low, high]", `less` subtracted from each. Decimals None: as many as the interval allows, four digits where there is none."""
+    mean, low, high = (None if interval[key] is None else interval[key] - less for key in ("mean", "low", "high"))
+    if low is None:  # a number of the whole set
+        digits = f"{mean:#.4g}".rstrip(".")
+        return (digits if "e" not in digits else f"{mean:.4g}") if decimals is None else f"{mean:.{decimals}f}"
+    decimals = max(decimals_of((low, high)), 0) if decimals is None else decimals
+    return f"{mean:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def html_table(frame: pd.DataFrame, *, heads: int = 1) -> str:
+    """A table of texts, the first `heads` columns as headings of their rows, intervals on a line of their own."""
+    top = "".join(f'<th scope="col">{escape(str(name))}</th>' if name else "<td></td>" for name in frame.columns)
+    rows = ""
+    for values in frame.astype(str).to_numpy().tolist():
+        cells = [f'<th scope="row">{escape(value)}</th>' for value in values[:heads]]
+        for value in values[heads:]:
+            mean, bracket, rest = value.partition(" [")
+            cells.append(f"<td>{escape(mean)}" + (f" <small>[{escape(rest)}</small>" if bracket else "") + "</td>")
+        rows += f"<tr>{''.join(cells)}</tr>"
+    wide = " wide" if len(frame.columns) > 7 else ""
+    return f'<table class="comparison numbers{wide}"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>'
+
+
 def paired_tests(record: Record, paper: PaperTable) -> pd.DataFrame:
-    """The record's paired comparisons: difference of means with its interval, and Holm's p-value over the whole family."""
+    """The record's paired comparisons: by how much the first row is better, and Holm's p-value over the whole family."""
     rows = []
     for test in record["comparisons"]:
         metric, difference = paper.metrics[test["metric"]], test["difference"]
-        mean, low, high = (f"{difference[key]:+.{paper.decimals(test['metric'])}f}" for key in ("mean", "low", "high"))
+        worded = in_words(difference["mean"], (difference["low"], difference["high"]), metric.direction)
         shown = test["p_adjusted"] < 0.05 and not difference["low"] <= 0 <= difference["high"]
         first = (difference["mean"] < 0) == (metric.direction == "down")
         verdict = ("first better" if first else "second better") if shown else "no difference shown"
         if shown and metric.direction == "none":
-            verdict = "first larger" if mean.startswith("+") else "second larger"
-        rows.append([test["a"], test["b"], metric.heading, f"{mean} [{low}, {high}]", _p_value(test["p_adjusted"]), verdict])
-    return pd.DataFrame(rows, columns=["First", "Second", "Metric", "First - second", "p (Holm)", "At 5 %"])
+            verdict = "first larger" if difference["mean"] > 0 else "second larger"
+        rows.append([test["a"], test["b"], metric.heading, worded, _p_value(test["p_adjusted"]), verdict])
+    return pd.DataFrame(rows, columns=["First", "Second", "Metric", "The first is", "p (Holm)", "At 5 %"])
 
 
 def _p_value(p: float) -> str:
@@ -124,13 +172,13 @@ def _origin(record: Record) -> str:
 
 def _frechet_note(source: str, record: Record) -> list[str]:
     """A Fréchet distance says little without the number of images and the distance that real images have from each other."""
-    facts = record.get("facts", {})
-    floor, count = facts.get("judges", {}).get("frechet_floor"), facts.get("num_images")
-    if floor is None or count is None:
+    floor, count = frechet_floor(record), record.get("facts", {}).get("num_images")
+    if not floor or count is None:
         return []
     return [
         f"{source}: FD compares {count} generated with {count} real images. Two sets of {count} real images are {floor:.1f} apart; "
-        "only what exceeds this is the model's. FD falls as the number of images grows: compare it at equal numbers only."
+        "only the excess over this, which the table shows, is the model's. FD falls as the number of images grows: compare it at equal "
+        "numbers only."
     ]
 
 
@@ -152,7 +200,3 @@ def _differences(recorded: Mapping[str, Any], this_run: Mapping[str, Any]) -> li
     if recorded["config"] == this_run["config"] and recorded.get("data_hash") != this_run.get("data_hash"):
         notes.append("This run's data differ from the recorded ones: the same settings chose other images or captions.")
     return notes
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..denoiser import call_network
 from ..diffusion import ddim_scheduler, predict_eps, set_timesteps
 from ..sampling import share_of_steps
 from ..schedules import level_below
@@ -75,7 +76,7 @@ def predict_branches(unet: torch.nn.Module, t: Tensor, branches: Sequence[Branch
     for x, cond, guidance_scale in branches:
         rows += [x] if guidance_scale == 1 else [x, x]
         embeds += [cond] if guidance_scale == 1 else [null_embeds, cond]
-    outputs = list(unet(torch.cat(rows), t, encoder_hidden_states=torch.cat(embeds), return_dict=False)[0].split(len(branches[0][0])))
+    outputs = list(call_network(unet, torch.cat(rows), t, torch.cat(embeds)).split(len(branches[0][0])))
     guided = []
     for _, _, guidance_scale in branches:
         first = outputs.pop(0)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..denoiser import call_network
 from ..diffusion import check_number
 from ..null_text import frozen
 from ..sampling import check_latents, encode_images, encode_prompts
@@ -158,11 +159,11 @@ class _Chains:
             return attention_map
 
         with attention_hooks(self.cross, change_map=keep):
-            output = self.unet(x_source, step.t, encoder_hidden_states=self.source, return_dict=False)[0]
+            output = call_network(self.unet, x_source, step.t, self.source)
         embeds = self.edited if guidance_scale == 1 else torch.cat([self.source, self.edited])
         copies = len(embeds) // len(x)
         moved = self._towards(maps, step.t, x.repeat(copies, 1, 1, 1), embeds, copies)
-        outputs = self.unet(moved, step.t, encoder_hidden_states=embeds, return_dict=False)[0].chunk(copies)
+        outputs = call_network(self.unet, moved, step.t, embeds).chunk(copies)
         guided = outputs[0] if copies == 1 else outputs[0] + guidance_scale * (outputs[1] - outputs[0])
         return step.mean(output, x_source), step.mean(guided, moved[: len(x)])
 
@@ -182,7 +183,7 @@ class _Chains:
 
         with torch.enable_grad(), attention_hooks(self.cross, change_map=compare):
             x = x.detach().requires_grad_()
-            self.unet(x, t, encoder_hidden_states=embeds, return_dict=False)
+            call_network(self.unet, x, t, embeds)
             (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), x)
         return x.detach() - self.settings.cross_attention_guidance * gradient
 

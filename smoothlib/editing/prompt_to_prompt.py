@@ -81,9 +81,9 @@ def edit(
 ) -> Edited:
     """Sample source and target from the inverted noise, the target with the source's attention maps (Sec. 4).
 
-    The inversion's null embeddings serve both branches; direct inversion's offsets are added to the source branch alone. Only the half of
-    the batch that has the prompts is changed, not that with the null embeddings, as in the authors' code. Once nothing is taken from the
-    source any more, its branch is not evaluated: with both shares at 0 and no blend this is `sample` with the target prompt.
+    The inversion's null embeddings serve both branches; direct inversion's offsets bring the source branch alone back to its pivots. Only
+    the half of the batch that has the prompts is changed, not that with the null embeddings, as in the authors' code. Once nothing is taken
+    from the source any more, its branch is not evaluated: with both shares at 0 and no blend this is `sample` with the target prompt.
 
     Args:
         images: (B, 3, H, W) in [-1, 1].
@@ -138,7 +138,8 @@ def _sample(pipe: "StableDiffusionPipeline", inverted: Inverted, target: Tensor,
         check_latents(x, f"step {i} of {steps}")
         z = x[-len(z) :]
         if both:
-            z_source = x[: len(z)] if inverted.offsets is None else x[: len(z)] + inverted.offsets[i].to(x)
+            # the step plus its offset is the pivot; taken as such, no rounding is carried into the next step, where guidance amplifies it
+            z_source = x[: len(z)] if inverted.offsets is None else inverted.pivots[steps - 1 - i].to(x)
             z = z if control.blend is None else control.blend(i, z_source, z)
     return z
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..denoiser import call_network
 from ..diffusion import ddim_inverse_scheduler, noise_schedule, predict_eps, set_timesteps
 from ..sampling import check_latents
 from .inputs import Generators
@@ -58,7 +59,7 @@ def regularised_inversion(
     wanted = (settings.num_inference_steps, settings.num_reg_steps, settings.num_auto_corr_rolls, z.shape[1], len(sides))
     shifts = random_shifts(generator, len(z), wanted, sides).to(z.device) if settings.lambda_auto_corr else None
     for i in progress(range(settings.num_inference_steps)):
-        output = pipe.unet(z, timesteps[i], encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+        output = call_network(pipe.unet, z, timesteps[i], prompt_embeds)
         eps = predict_eps(output, z, scheduler.alphas_cumprod[int(timesteps[i])], predicted)
         eps = regularise(eps, None if shifts is None else shifts[:, i], settings)
         z = scheduler.step(eps, timesteps[i], z, return_dict=False)[0]

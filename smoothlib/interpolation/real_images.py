@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..inversion import Progress, check_null_text, ddim_invert, null_text_inversion
+from ..inversion import Progress, check_null_text, ddim_invert
 from ..sampling import Sampling, encode_images
+from .pair_null_text import pair_null_text_inversion
 from .walk import decode_frames, frame_embeds, latent_walk, mixing_ratios
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def invert_pairs(
 ) -> InvertedPairs:
     """Inversion of pairs of real images with null embeddings shared within each pair (Eq. 4, 20).
 
-    All images are DDIM-inverted as one batch at guidance 1; then, pair after pair, null embeddings minimise the sum of its two losses.
-    Arguments as for `real_image_interpolation`; `progress` wraps the step indices of each pair.
+    All images are DDIM-inverted as one batch at guidance 1; then null embeddings minimise the sum of each pair's two losses, all pairs at
+    once. Arguments as for `real_image_interpolation`; `progress` wraps the step indices of null-text inversion.
     """
     if sampling.null_embeds is not None:
         raise ValueError("sampling has null_embeds, but must have none: the inversion finds them")
@@ -74,17 +75,14 @@ def invert_pairs(
     num_pairs = len(first)
     embeds = frame_embeds(prompt_embeds, second_embeds, mixing_ratios(2), num_pairs).transpose(0, 1).flatten(0, 1)  # (2B, L, D)
     pivots = ddim_invert(pipe, z0, embeds, num_inference_steps=sampling.num_inference_steps)  # (T + 1, 2B, 4, h, w)
-    found = []
-    for b in range(num_pairs):
-        pair = [b, num_pairs + b]
-        arguments = dict(guidance_scale=sampling.guidance_scale, num_inner_steps=num_inner_steps, progress=progress)
-        found.append(null_text_inversion(pipe, pivots[:, pair], embeds[pair], shared=True, **arguments))
+    arguments = dict(guidance_scale=sampling.guidance_scale, num_inner_steps=num_inner_steps, progress=progress)
+    found = pair_null_text_inversion(pipe, pivots, embeds, **arguments)
     return InvertedPairs(
         start=pivots[-1, :num_pairs],
         end=pivots[-1, num_pairs:],
-        null_embeds=torch.cat([one.null_embeds for one in found], dim=1),
-        losses=torch.stack([one.losses for one in found], dim=1),
-        inner_steps=torch.stack([one.inner_steps[:, 0] for one in found], dim=1),
+        null_embeds=found.null_embeds,
+        losses=found.losses.unflatten(1, (2, -1)).transpose(1, 2),
+        inner_steps=found.inner_steps,
     )
 
 

@@ -75,7 +75,7 @@ PLANS = {
             paper=True,
         ),
         Plan("cycle_diffusion", "CycleDiffusion", {"strength": 1.0}, (0.5, 0.65, 0.8), (0.5, 0.8), own=True, paper=True),
-        Plan("edict", "EDICT", {"strength": 1.0}, (0.5, 0.65, 0.8), (0.5, 0.8), guidance=3.0, own=True, costly=True),
+        Plan("edict", "EDICT", {"strength": 1.0}, (0.5, 0.8), (0.5, 0.8), guidance=3.0, own=True, costly=True),
     )
 }
 

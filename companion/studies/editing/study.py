@@ -68,7 +68,7 @@ class EditingStudy(BaseStudy):
         self.check_adapters(self.adapters, cfg.model)
         methods, self.repeated = cfg.methods if methods is None else methods, cfg.repeated if repeated is None else repeated
         if strange := [name for name in self.repeated if name not in methods]:
-            raise config.ConfigurationError(f"Parameter repeated has {strange[0]!r}, but must have some of methods, {', '.join(methods)}.")
+            raise config.ConfigurationError(f"Parameter repeated has {strange[0]!r}, but must be of methods: {', '.join(methods)}.")
         with errors_in_one_sentence():
             self.titles = adapter_titles(self.adapters)
             self.recipe = recipe_of(cfg, self.guidance_of(cfg.model))
@@ -180,8 +180,7 @@ class EditingStudy(BaseStudy):
         edit: Edit = row.settings
         adapters = [adapter for adapter in row.adapters if adapter]
         shared = {"guidance_scale": self.recipe.guidance_scale, "num_inference_steps": self.recipe.num_inference_steps}
-        own = {} if edit.settings is None else {"inversion": edit.inversion.kind, "strength": edit.strength, **plain(edit.settings)}
-        return {
+        fields = {
             "model": self.model_of(row),
             "adapters": adapters,
             "weights": [self.weights[self.model_of(row), adapter] for adapter in row.adapters],
@@ -189,8 +188,15 @@ class EditingStudy(BaseStudy):
             "method": edit.method,
             "chosen": edit.chosen,
             **shared,
-            **own,
         }
+        if edit.settings is None:
+            return fields
+        fields |= {"inversion": edit.inversion.kind, "strength": edit.strength}
+        # A setting that is called as a field of the row, such as Prompt-to-Prompt's kind of replacement, must not take its place.
+        own = {
+            name if name in shared or name not in fields else f"{edit.method}_{name}": value for name, value in plain(edit.settings).items()
+        }
+        return fields | own
 
 
 SOURCE, TRUTH, AUTOENCODER = "Untouched source", "True edit", "True edit, encoded and decoded"

@@ -1,8 +1,8 @@
 """Is it the regularizer or just smaller steps? Cheap ways to smaller steps, each at the mean step of the regularized model.
 
 Whatever makes the images of a walk move less lowers ISTD. A rival does so without the regularizer, or with less training: a lower guidance
-scale, the first part of the walk alone (between the start and slerp(start, end, share)), or a short training. The rival's setting is the one whose mean step on the walks
-at even places comes nearest to the regularized model's; what is reported are the walks at odd places.
+scale, the first part of the walk alone (between the start and slerp(start, end, share)), or a short training. The rival's setting is the
+one whose mean step on the walks at even places comes nearest to the regularized model's; what is reported are the walks at odd places.
 """
 
 import time

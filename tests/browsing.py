@@ -167,7 +167,7 @@ class Site:
 
 
 def sliders_answer_to_the_keyboard(page):
-    """ArrowRight on every slider of a page: another value, said and shown. Returns what is wrong. tests/test_toy.py has the toy."""
+    """ArrowRight on every slider of a page: another value, said and shown. Returns what is wrong; the toy has its own test."""
     problems = []
     for slider in page.locator("input[type=range]:not(.smooth-toy *)").all():
         figure = slider.locator("xpath=ancestor::*[contains(@class, 'smooth-widget') or contains(@class, 'smooth-explore')]")

@@ -174,7 +174,7 @@ def test_the_command_says_what_is_wrong_in_one_sentence(monkeypatch, capsys, arg
     with pytest.raises(SystemExit) as stopped:
         training.main()
     error = capsys.readouterr().err
-    assert stopped.value.code == 1 and error.startswith(f"training: {sentence}") and error.count("\n") == 1
+    assert stopped.value.code == 2 and error.startswith(f"training: {sentence}") and error.count("\n") == 1
 
 
 def test_the_command_keeps_every_setting_and_hands_on_overwrite(monkeypatch):

@@ -200,6 +200,7 @@ TARGETS = (
     "strip",
     "record",
     "refresh",
+    "torture",
     "adapters",
     "readme",
     "clean",

@@ -154,6 +154,7 @@ def test_a_last_update_that_breaks_the_weights_exports_nothing(monkeypatch):
     with pytest.raises(FloatingPointError, match="nothing is exported"):
         training.train(config(**settings, learning_rate=1e30))
     assert not (paths.MODELS / "test").exists()
+    assert not (config(**settings).folder / "checkpoint.pt").exists(), "a checkpoint holds weights that are good"
     training.train(config(**settings, name="gentle"))
     assert json.loads((paths.MODELS / "test" / "card.json").read_text())["training"]["gentle"]["last_logged"]["step"] == 1
 

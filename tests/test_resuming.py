@@ -108,8 +108,8 @@ def test_an_export_that_breaks_off_shows_nothing_and_is_finished_later(mine, mon
 def test_a_kill_while_a_folder_is_replaced_leaves_the_old_or_the_new_one(tmp_path, moment):
     folder = tmp_path / "smooth"
     new, former = tmp_path / publishing.STAGING / "smooth", tmp_path / publishing.FORMER / "smooth"
-    here = {"while the new one is made": (folder, new), "between both renames": (former, new), "before the old one is removed": (former, folder)}
-    old, young = here[moment]
+    old = folder if moment == "while the new one is made" else former
+    young = folder if moment == "before the old one is removed" else new
     for place, content in ((old, "old"), (young, "new")):
         place.mkdir(parents=True)
         (place / "weights").write_text(content)
@@ -126,7 +126,8 @@ def test_a_card_never_vouches_for_damage(tmp_path):
     write_card(folder, licence="ours")
     card = (folder / CARD).read_bytes()
     (folder / "unet").write_bytes(b"trainee")
-    with pytest.raises(DamagedFile, match=r"unet is damaged or not the file that card\.json records: restore it") as raised, replacing(folder) as new:
+    sentence = r"unet is damaged or not the file that card\.json records: restore it"
+    with pytest.raises(DamagedFile, match=sentence) as raised, replacing(folder) as new:
         (new / "vae").write_bytes(b"trained on")
         write_card(new)
     assert_one_sentence(raised)

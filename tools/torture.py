@@ -54,7 +54,8 @@ def tortured(options: Any, folder: Path, say: Callable[[str], None]) -> dict[str
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = OneSentenceParser(prog="torture", description=__doc__.splitlines()[0])
-    for name, default, what in (("kills", 100, "killed runs"), ("damages", 20, "flipped bits a kind of file"), ("inputs", 500, "bad inputs")):
+    settings = (("kills", 100, "killed trainings"), ("damages", 20, "flipped bits in each kind of file"), ("inputs", 500, "bad inputs"))
+    for name, default, what in settings:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

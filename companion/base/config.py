@@ -44,7 +44,7 @@ class OneSentenceParser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def errors_as_exit_codes(program: str) -> Iterator[None]:
-    """For command lines: what the user can mend is one sentence without a traceback. Exit code 2: what was given is wrong; 1: the run failed."""
+    """For command lines: one sentence, no traceback. Exit code 2: what was given is wrong; 1: the run failed."""
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:

@@ -68,7 +68,7 @@ def _held(temporary: Path) -> Iterator[IO[bytes]]:
 
 
 def _lock(stream: IO[bytes], *, wait: bool = False) -> bool:
-    """Lock an open file until it is closed, also by the end of the process; False where another process holds it or nothing can be locked."""
+    """Lock an open file until it is closed, or its process ends; False where another process holds it or nothing can be locked."""
     if fcntl is None:
         return False
     try:

@@ -88,9 +88,14 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
-        """Write the checkpoint (main process), replacing the last one only when complete."""
+        """Write the checkpoint (main process), replacing the last one only when complete. Raises FloatingPointError for broken weights."""
+        self.check_weights()  # the next loss, which would show it, comes after the checkpoint
         if self.accelerator.is_main_process:
             write_checkpoint(self.checkpoint, self._state())
+
+    def check_weights(self) -> None:
+        """Raise unless weights and averages are finite (`exports.check_weights`)."""
+        check_weights(self.config.name, self.checkpoint, [*self.parameters, *(self.average.averages if self.average else [])])
 
     def optimiser_step(self) -> dict[str, float]:
         """One update; returns the loss and the objective's numbers.
@@ -181,7 +186,7 @@ def train(config: TrainingConfig) -> None:
         kind = OBJECTIVES[config.objective]
         trainer = Trainer(kind(**known_options("objective_options", kind, config.objective_options)), config)
         trainer.run()
-        check_weights(config.name, trainer.checkpoint, [*trainer.parameters, *(trainer.average.averages if trainer.average else [])])
+        trainer.check_weights()  # of a checkpoint that was finished before
         trainer.finish()
 
 

@@ -33,7 +33,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged, restore it: it is not JSON ({error}).") from None
     files = card.get("files", {}) if isinstance(card, dict) else None
     if not isinstance(files, dict) or not all(isinstance(expected, str) for expected in files.values()):
-        raise ValueError(f"{path} is damaged, restore it: it must hold facts by name, among them files, the sha256 of each file by its name.")
+        raise ValueError(f"{path} is damaged, restore it: it must hold facts by name, and under files each file's sha256 by its name.")
     return card
 
 

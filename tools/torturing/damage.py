@@ -29,7 +29,7 @@ FOREIGN = {"empty": b"", "text": b"<html>404</html>", "pickle": b"\x80\x04\x95\x
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file of this kind is made and read. `checked`: has it a hash, so that every bit counts? `remade`: None or a new one is right."""
+    """How a file is made and read. `checked`: has it a hash, so that every bit counts? `remade`: None or a new one is right."""
 
     name: str
     make: Callable[[Path], Path]

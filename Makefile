@@ -13,6 +13,7 @@
 #   make keep            the same without `make refresh`
 #   make results         record every page whose code, settings, weights or data have changed, then `make refresh`: hours on a CPU, resumable
 #   make retrain         print how everything that ships is trained again, from the scenes on; YES=1 does it: a day on a CPU, resumable
+#   make app             a page on this machine (127.0.0.1): walk, reconstruct, edit and drag by hand, base model and Smooth side by side
 #   make refresh         run summary, claims and status again and keep them; let tables and README show the records
 #   make adapters        train the adapters of configs/adapters.yaml that are not there: hours on a CPU
 #   make readme          write the numbers of data/ between the markers of README.md
@@ -30,6 +31,9 @@
 #   ONLY="table1_istd"   the pages that `make results` looks at (all)
 #   PLAN=1               `make results` only prints what it would do
 #   ALL=1                `make results` records current pages too
+#   MODEL=mini           what `make app` loads: mini, a folder with a diffusers pipeline, or a hub id
+#   ADAPTER=smooth       its Smooth-LoRA: a name in data/models/adapters, or a folder
+#   PORT=7860            where `make app` serves
 #   YES=1                `make retrain` begins; without it the stages are printed
 #   FROM=decoder         the stage that `make retrain` begins with (scenes)
 #   OPEN=                the program that opens the page of `make reproduce`; empty: none
@@ -45,6 +49,9 @@ PLAN ?=
 ALL ?=
 FROM ?=
 YES ?=
+MODEL ?= mini
+ADAPTER ?= smooth
+PORT ?= 7860
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -57,7 +64,8 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SMOOTHLIB_REUSE ?= $(REUSE)
 
-.PHONY: help env reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean $(NOTEBOOKS)
+.PHONY: help env app reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean \
+  $(NOTEBOOKS)
 .DEFAULT_GOAL := help
 
 help:
@@ -148,6 +156,10 @@ results: env
 
 retrain: env
 	$(BIN)/python tools/retrain.py $(if $(YES),--yes) $(if $(FROM),--from $(FROM))
+
+# The page's only requirement beside the library, Tornado, is Jupyter's as well: the environment has it.
+app: env
+	$(BIN)/python -m companion.app --model "$(MODEL)" --adapter "$(ADAPTER)" --port "$(PORT)" $(ARGS)
 
 adapters: env
 	$(BIN)/python tools/train_adapters.py

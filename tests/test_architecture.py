@@ -21,6 +21,7 @@ ROOMS = {
     "judges": ("base", "weights", "world"),
     "training": ("base", "weights", "data", "world", "judges"),
     "studies": ("base", "book", "runs", "weights", "data", "evidence", "judges"),
+    "app": ("base", "book", "weights", "data", "studies"),
 }
 MODULE_LINES, FUNCTION_LINES = 250, 60
 # Arrows that point the wrong way, and what takes each away; one that is gone must go from here too.

@@ -186,6 +186,7 @@ def test_commands_named_in_the_documents_exist():
 
 
 TARGETS = (
+    "app",
     "keep",
     "results",
     "retrain",

@@ -21,6 +21,9 @@ import nbformat
 from companion.base import paths
 from companion.evidence.records import comparison_table, load_record, record_files
 
+sys.path.insert(0, str(paths.ROOT / "tools"))
+from glue_outputs import restore_glue
+
 TAG = "injected-parameters"
 START = "The outputs on this page are of a run with"
 TABLE = '<div class="comparison"'  # how the HTML of a comparison table begins
@@ -131,6 +134,7 @@ def stage(names: list[str]) -> None:
     parameters = {name: said(injected_parameters(run)) for name, (run, _) in runs.items()}
     pages = {name: drop_warnings(keep_parameters(run)) for name, (run, _) in runs.items()}
     for name, (_, record) in runs.items():
+        restore_glue(pages[name], record)
         if record is not None:
             show_record(pages[name], record, name)
     shutil.rmtree(KEPT, ignore_errors=True)
@@ -148,14 +152,17 @@ def said(parameters: Mapping[str, Any]) -> str:
 
 
 def show_records() -> None:
-    """Every page whose record answers to one of the paper's tables shows that record."""
-    for file in record_files():
-        record, page = load_record(file), NOTEBOOKS / file.with_suffix(".ipynb").name
-        if record["table"] is None or not page.is_file():
-            continue
-        notebook = nbformat.read(page, as_version=4)
+    """Every page whose record answers to one of the paper's tables shows that record, and what a page glues can be quoted."""
+    records = {file.stem: load_record(file) for file in record_files()}
+    for page in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook, record = nbformat.read(page, as_version=4), records.get(page.stem)
         if any(cell.get("outputs") for cell in notebook.cells):
-            nbformat.write(show_record(notebook, record, file.stem), page)
+            before = nbformat.writes(notebook)
+            restore_glue(notebook, record)
+            if record is not None:
+                show_record(notebook, record, page.stem)
+            if nbformat.writes(notebook) != before:
+                nbformat.write(notebook, page)
 
 
 def main() -> None:

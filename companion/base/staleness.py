@@ -35,6 +35,7 @@ WITHOUT_INFLUENCE = frozenset(
         "companion.evidence.claims_table",
         "companion.evidence.effects",
         "companion.evidence.fields",
+        "companion.evidence.floors",
         "companion.evidence.findings",
         "companion.evidence.paper",
         "companion.evidence.provenance",

@@ -11,9 +11,10 @@ from html import escape
 
 import pandas as pd
 
+from .floors import frechet_floor
 from .paper import PaperTable, load_paper_table
 from .records import comparison_table
-from .tables import FRECHET, REGION, Record, cell, frechet_floor, html_table, paired_tests
+from .tables import FRECHET, REGION, Record, cell, html_table, paired_tests
 
 COMPARISON = '<div class="comparison"'
 SEEDS = {"frechet": "frechet_distance", "kernel": "kernel_distance"}  # keys of seed tables that are no metric of the record

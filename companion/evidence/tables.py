@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..base.staleness import staleness_note
 from .digits import decimals_of, in_words
+from .floors import frechet_floor
 from .paper import PaperTable
 
 Record = Mapping[str, Any]
@@ -148,11 +149,6 @@ def html_table(frame: pd.DataFrame, *, heads: int = 1) -> str:
     return f'<table class="comparison numbers{wide}"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def frechet_floor(record: Record) -> float:
-    """The Fréchet distance of real images from as many other real ones; 0 where the record does not know it."""
-    return record.get("facts", {}).get("judges", {}).get("frechet_floor", 0.0)
-
-
 def paired_tests(record: Record, paper: PaperTable) -> pd.DataFrame:
     """The record's paired comparisons: by how much the first row is better, and Holm's p-value over the whole family."""
     rows = []
@@ -188,9 +184,8 @@ def _origin(record: Record) -> str:
 
 def _frechet_note(source: str, record: Record) -> list[str]:
     """A Fréchet distance says little without the number of images and the distance that real images have from each other."""
-    facts = record.get("facts", {})
-    floor, count = facts.get("judges", {}).get("frechet_floor"), facts.get("num_images")
-    if floor is None or count is None:
+    floor, count = frechet_floor(record), record.get("facts", {}).get("num_images")
+    if not floor or count is None:
         return []
     return [
         f"{source}: FD compares {count} generated with {count} real images. Two sets of {count} real images are {floor:.1f} apart; "

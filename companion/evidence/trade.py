@@ -6,6 +6,7 @@ from typing import Any
 
 from scipy import stats
 
+from .floors import frechet_floor
 from .tables import Record
 
 Points = dict[str, list[dict[str, Any]]]
@@ -21,7 +22,7 @@ def comparable(records: Sequence[Record]) -> list[Record]:
     for record in records:
         rows = [row for row in record["rows"].values() if {"istd", "frechet_distance"} <= row["metrics"].keys()]
         facts = record.get("facts", {})
-        if rows and "frechet_floor" in facts.get("judges", {}) and "training_seeds" in facts:
+        if rows and frechet_floor(record) and "training_seeds" in facts:
             key = (record["model"], *record["items"], facts.get("num_images"), facts.get("num_inference_steps"))
             groups.setdefault(key, []).append(record)
     return max(groups.values(), key=lambda group: sum(len(record["rows"]) for record in group), default=[])
@@ -32,7 +33,7 @@ def trade_points(records: Sequence[Record]) -> Points:
     series: Points = {name: [] for name in SERIES}
     seen: list[tuple[float, float]] = []
     for record in comparable(records):
-        floor = record["facts"]["judges"]["frechet_floor"]
+        floor = frechet_floor(record)
         for label, seeds in record["facts"]["training_seeds"].items():
             metrics = record["rows"][label]["metrics"]
             if "frechet" not in seeds:

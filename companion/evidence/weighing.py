@@ -10,7 +10,7 @@ as long as it gives the difference less variance than the items do; otherwise th
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ import numpy as np
 from . import chance
 from .chance import LEVEL, Sampling, Trainings
 from .fields import SETS, by_training, part_of
+from .floors import frechet_floor
 from .statements import DIRECTIONS, Statement, find_row
 from .statistics import holm
 from .tables import FRECHET, Record
@@ -93,8 +94,7 @@ def measure(statement: Statement, record: Record | None) -> list[Evidence]:
 def _pair(statement: Statement, record: Record, metric: str, a: str, b: str) -> Evidence:
     means = tuple(record["rows"][row]["metrics"][metric]["mean"] for row in (a, b))
     trained = chance.trainings(record, chance.training_means(record, metric), a, b)
-    judges: Mapping[str, float] = record.get("facts", {}).get("judges", {})
-    floor = judges.get("frechet_floor", 0.0) if metric in FRECHET else 0.0
+    floor = frechet_floor(record) if metric in FRECHET else 0.0
     return replace(_with_chance(statement, metric, (a, b), means, chance.sampling(record, metric, a, b), trained), floor=floor)
 
 

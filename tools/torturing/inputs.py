@@ -16,10 +16,14 @@ from companion.training.settings import ALLOWED, TrainingConfig, load_config, pa
 from companion.world import build
 
 VALUES = (
-    None, True, False, 0, -1, 1, 7, 2**70, 0.5, -0.0, 1e-30, 1e30, math.nan, math.inf, -math.inf, 1j, "", " ", "no", "5", "../x", "/", "a/b",
-    "a\0b", "x" * 5000, "{a: ", "é\u2028", [], [1], [[]], ["a", "a"], {}, {"a": 1}, {1: 2}, (), b"bytes", object(),
-)  # fmt: skip
-TEXTS = ("", "=", "steps", "steps=", "=5", "steps.x=1", "steps={a: ", "steps=1e400", "seed=-1", "x=1", "name=../x", "name=", "a=b=c", "\0", "é=1")
+    *(None, True, False, 0, -1, 1, 7, 2**70, 0.5, -0.0, 1e-30, 1e30, math.nan, math.inf, -math.inf, 1j),
+    *("", " ", "no", "5", "../x", "/", "a/b", "a\0b", "x" * 5000, "{a: ", "é\u2028", b"bytes"),
+    *([], [1], [[]], ["a", "a"], {}, {"a": 1}, {1: 2}, (), object()),
+)
+TEXTS = (
+    *("", "=", "steps", "steps=", "=5", "steps.x=1", "steps={a: ", "steps=1e400", "seed=-1"),
+    *("x=1", "name=../x", "name=", "a=b=c", "\0", "é=1"),
+)
 FILES = ("", ".", "/", "absent.yaml", "a\0b", "x" * 300, str(paths.DATA), str(paths.ROOT / "LICENSE"))
 COMMON = paths.CONFIGS / "training" / "smooth_lora.yaml"
 FIELDS = {

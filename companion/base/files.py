@@ -49,7 +49,10 @@ def atomic_write(file: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-            os.replace(temporary, file)
+            if fcntl is not None:
+                os.replace(temporary, file)  # while it is locked, or another process would sweep it
+        if fcntl is None:
+            os.replace(temporary, file)  # Windows renames no open file
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error
     finally:

@@ -29,13 +29,17 @@ FOREIGN = {"empty": b"", "text": b"<html>404</html>", "pickle": b"\x80\x04\x95\x
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file is made and read. `checked`: has it a hash, so that every bit counts? `remade`: None or a new one is right."""
+    """How a file is made and read. `checked`: has it a hash, so that every bit counts? `remade`: is None or a new one right?
+
+    `named`: does a refusal name the file? Settings are refused by their own names.
+    """
 
     name: str
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
     checked: bool = True
     remade: bool = False
+    named: bool = True
 
 
 def _copied(*sources: Path) -> Callable[[Path], Path]:
@@ -111,7 +115,7 @@ KINDS = (
     Kind("result of an item", _item, load_result, remade=True),
     Kind("training log", _log, _read_log, checked=False),
     Kind("record", _copied(paths.RESULTS / "table2_recon.json"), load_record, checked=False),
-    Kind("settings", _copied(paths.CONFIGS / "training" / "smooth_lora.yaml"), load_config, checked=False),
+    Kind("settings", _copied(paths.CONFIGS / "training" / "smooth_lora.yaml"), load_config, checked=False, named=False),
     Kind("picture", _picture, lambda file: np.asarray(read_picture(file, 16)), checked=False),
     Kind("adapter", _copied(*SMOOTH), _adapter),
     Kind("card", _copied(*CARD_FIRST), lambda file: read_card(file.parent), checked=False),
@@ -145,7 +149,7 @@ def outcome(kind: Kind, file: Path, wanted: str) -> tuple[str, str]:
         value = kind.read(file)
     except (ValueError, OSError) as error:
         message = str(error)
-        clear = file.name in message and "\n" not in message and len(message) < 600
+        clear = (file.name in message or not kind.named) and "\n" not in message and len(message) < 600
         return ("good" if clear else "unclear"), f"{type(error).__name__}: {message[:300]}"
     except Exception as error:  # noqa: BLE001 what else a reader lets through is what this looks for
         return "unclear", f"{type(error).__name__}: {str(error)[:300]}"

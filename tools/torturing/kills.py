@@ -66,7 +66,10 @@ def verdict(folder: Path, wanted: dict[str, str], errors: str) -> tuple[str, str
     """Of a run that has come to its end."""
     if errors:
         return "unclear", errors
-    check_files(folder / "models" / "killed")
+    try:
+        check_files(folder / "models" / "killed")
+    except (OSError, ValueError) as error:
+        return "lost", str(error)
     if weights(folder) != wanted:
         return "lost", "other weights"
     left = [file.name for file in folder.rglob("*") if is_temporary(file.name) or file.name in (".new", ".former")]
@@ -77,8 +80,7 @@ def cases(count: int, folder: Path, chance: random.Random) -> Iterator[tuple[str
     """(kind, outcome, what was seen) of `count` kills; a kill that came after the end counts as none and is drawn again."""
     if not count:
         return
-    started = time.monotonic()
-    whole = start(folder / "whole")
+    whole, started = start(folder / "whole"), time.monotonic()
     _, errors = whole.communicate(timeout=300)
     if whole.returncode:
         raise RuntimeError(errors)

@@ -1,5 +1,6 @@
 """A small `make torture`: one kill, two flipped bits a kind of file, a hundred inputs, and nothing silent, unclear or lost."""
 
+import importlib
 import sys
 from collections import Counter
 
@@ -8,8 +9,7 @@ import pytest
 from companion.base import paths
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
-import torture
-from torturing import damage
+torture, damage = (importlib.import_module(name) for name in ("torture", "torturing.damage"))
 
 
 @pytest.fixture(autouse=True)

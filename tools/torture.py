@@ -21,8 +21,6 @@ from typing import Any
 from companion.base import paths
 from companion.base.config import OneSentenceParser
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from torturing import damage, inputs, kills
 
 GOOD = ("good", "made again", "harmless")

@@ -43,7 +43,7 @@ def called(name: str, function: Callable[[], Any]) -> tuple[str, str]:
         function()
     except ConfigurationError as error:
         return ("good" if one_sentence(str(error)) and name in str(error) else "unclear"), str(error)[:300]
-    except Exception as error:  # noqa: BLE001 see damage.outcome
+    except Exception as error:
         return "unclear", f"{type(error).__name__}: {str(error)[:300]}"
     return "harmless", ""
 
@@ -57,7 +57,7 @@ def commanded(main: Callable[[], Any], arguments: list[str]) -> tuple[str, str]:
             code = main()
     except SystemExit as stopped:
         code = stopped.code
-    except Exception as error:  # noqa: BLE001 see damage.outcome
+    except Exception as error:
         return "unclear", f"{arguments}: {type(error).__name__}: {str(error)[:300]}"
     finally:
         sys.argv = before

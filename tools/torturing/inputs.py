@@ -27,8 +27,13 @@ TEXTS = (
 FILES = ("", ".", "/", "absent.yaml", "a\0b", "x" * 300, str(paths.DATA), str(paths.ROOT / "LICENSE"))
 COMMON = paths.CONFIGS / "training" / "smooth_lora.yaml"
 FIELDS = {
-    "number": Number(0, 1), "whole": Integer(1, 9), "yes": Boolean(), "choice": Choice("a", "b"), "text": Text(), "list": ListOf(Integer(1)),
-}  # fmt: skip
+    "number": Number(0, 1),
+    "whole": Integer(1, 9),
+    "yes": Boolean(),
+    "choice": Choice("a", "b"),
+    "text": Text(),
+    "list": ListOf(Integer(1)),
+}
 GIVEN = {"number": 0.5, "whole": 2, "yes": True, "choice": "a", "text": "x", "list": [1]}
 
 

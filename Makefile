@@ -8,6 +8,7 @@
 #   make book            the pages, in _build/html
 #   make unit            the tests in tests/
 #   make notebooks       every notebook with the small settings of configs/smoke
+#   make torture         kills, damaged files and bad input by the hundred, and what became of them: 20 minutes; ARGS="--kills 10"
 #   make record          keep a finished run of `make NAME`: its outputs in notebooks/, its record in data/results; then `make refresh`
 #   make keep            the same without `make refresh`
 #   make results         record every page whose code, settings, weights or data have changed, then `make refresh`: hours on a CPU, resumable
@@ -63,7 +64,8 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SMOOTHLIB_REUSE ?= $(REUSE)
 
-.PHONY: help env app reproduce test lint unit notebooks book strip keep record results retrain refresh adapters readme clean $(NOTEBOOKS)
+.PHONY: help env app reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean \
+  $(NOTEBOOKS)
 .DEFAULT_GOAL := help
 
 help:
@@ -119,6 +121,9 @@ notebooks: env
 
 book: env
 	$(call timed,book,$(BIN)/jupyter-book build . -W -n --keep-going)
+
+torture: env
+	$(BIN)/python tools/torture.py $(ARGS)
 
 # Before committing a notebook: keep its outputs, drop what the run left in its metadata.
 strip: env

@@ -57,6 +57,14 @@ def test_other_content_is_refused_in_one_sentence(folder, name, content, kind, s
     assert_one_sentence(raised)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"5", b"[]", b'{"files": null}', b'{"files": {"a.txt": 5}}', b"\xff\xff", b"[" * 100_000])
+def test_a_damaged_card_is_named(folder, content):
+    (folder / "card.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"card\.json is damaged, restore it: it ") as raised:
+        read_checked(folder, "a.txt")
+    assert_one_sentence(raised)
+
+
 def test_a_card_without_hashes_vouches_for_nothing(folder):
     (folder / "card.json").write_text(json.dumps({"licence": "CC0"}))
     with pytest.raises(ValueError, match=r"a\.txt is not listed in card\.json"):

@@ -154,6 +154,7 @@ def test_a_last_update_that_breaks_the_weights_exports_nothing(monkeypatch):
     with pytest.raises(FloatingPointError, match="nothing is exported"):
         training.train(config(**settings, learning_rate=1e30))
     assert not (paths.MODELS / "test").exists()
+    assert not (config(**settings).folder / "checkpoint.pt").exists(), "a checkpoint holds weights that are good"
     training.train(config(**settings, name="gentle"))
     assert json.loads((paths.MODELS / "test" / "card.json").read_text())["training"]["gentle"]["last_logged"]["step"] == 1
 
@@ -174,7 +175,7 @@ def test_the_command_says_what_is_wrong_in_one_sentence(monkeypatch, capsys, arg
     with pytest.raises(SystemExit) as stopped:
         training.main()
     error = capsys.readouterr().err
-    assert stopped.value.code == 1 and error.startswith(f"training: {sentence}") and error.count("\n") == 1
+    assert stopped.value.code == 2 and error.startswith(f"training: {sentence}") and error.count("\n") == 1
 
 
 def test_the_command_keeps_every_setting_and_hands_on_overwrite(monkeypatch):

@@ -115,7 +115,9 @@ def test_a_number_of_the_whole_set_has_no_interval():
 
 
 def test_a_folder_without_records_is_no_result(tmp_path):
-    for folder in (tmp_path, tmp_path / "nope"):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "ledger.json").write_text('{"table2_recon": {"seconds": 5}}')
+    for folder in (tmp_path, tmp_path / "nope", tmp_path / "other"):
         with pytest.raises(ValueError, match=r"Parameter records is '.*', but must be a folder with recorded results"):
             record_files(folder)
     assert record_files() == sorted(paths.RESULTS.glob("*.json"))

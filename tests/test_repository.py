@@ -201,6 +201,7 @@ TARGETS = (
     "strip",
     "record",
     "refresh",
+    "torture",
     "adapters",
     "readme",
     "clean",

@@ -10,6 +10,7 @@ from companion.evidence.digits import in_words
 from companion.evidence.paper import load_paper_table
 from companion.evidence.records import comparison_table, load_record, paired_tests, save_record
 from companion.evidence.statistics import mean_interval
+from companion.evidence.tables import markdown_table
 
 
 def test_the_headline_leaves_out_what_answers_to_no_printed_row():
@@ -185,3 +186,14 @@ def test_a_metric_without_a_column_is_refused():
         make_with_columns(columns={})
     with pytest.raises(ValueError, match="columns gives cv the direction 'left'"):
         make_with_columns(columns={"cv": {"label": "CV", "direction": "left"}})
+
+
+def test_markdown_shows_labels_as_they_are_written():
+    rows = [("a|b", "[x](y) *em*"), ("<script>", "p < 0.0001"), ("line\nbreak", "$5 or $6 `code` \\ &amp; R&D")]
+    heading, _, *lines = markdown_table([("one", "two"), *rows]).splitlines()
+    assert heading == "| one | two |"
+    assert lines == [
+        r"| a\|b | [x]\(y) \*em\* |",
+        "| &lt;script> | p < 0.0001 |",
+        r"| line break | \$5 or \$6 \`code\` \\ &amp;amp; R&D |",
+    ]

@@ -5,14 +5,16 @@
 An interrupted training goes on from its last checkpoint.
 """
 
-import argparse
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
 from companion.base import paths
+from companion.base.config import OneSentenceParser, errors_as_exit_codes
 from companion.training.loop import train
 from companion.training.settings import Loader, load_config
-from companion.weights import pipelines as models
+from companion.weights.cards import CARD
 
 LIST, COMMON = paths.CONFIGS / "adapters.yaml", paths.CONFIGS / "training" / "smooth_lora.yaml"
 
@@ -20,17 +22,22 @@ LIST, COMMON = paths.CONFIGS / "adapters.yaml", paths.CONFIGS / "training" / "sm
 def main() -> None:
     """Command line."""
     listed = yaml.load(LIST.read_text(), Loader)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(listed)}")
     parser.add_argument("--again", action="store_true", help="train those that are there too, and replace them")
     arguments = parser.parse_args()
     names, again = arguments.names or list(listed), arguments.again
     if unknown := [name for name in names if name not in listed]:
         parser.error(f"NAME must be one of {', '.join(listed)}, got {unknown[0]!r}")
-    # all are read before the first is trained: a mistake in the last shows now
+    with errors_as_exit_codes(parser.prog):
+        train_missing(names, listed, again=again)
+
+
+def train_missing(names: list[str], listed: Mapping[str, Mapping[str, Any]], *, again: bool) -> None:
+    """Train those of `names` that are not there, by the settings in `listed`; all are read first: a mistake in the last shows at once."""
     settings = {name: load_config(COMMON, name=name, export_to=f"adapters/{name}", overwrite=again, **listed[name]) for name in names}
     for name, setting in settings.items():
-        if name in models.list_adapters() and not again:
+        if (paths.ADAPTERS / name / CARD).is_file() and not again:  # weights without a card are half an export
             print(f"{name} is there")
             continue
         print(f"{name}: {setting.steps} steps")

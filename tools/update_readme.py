@@ -12,7 +12,7 @@ from typing import Any
 from companion.base import paths
 from companion.evidence import records as results
 from companion.evidence.claims import CHECKED, ClaimsTable, Verdict, evaluate
-from companion.evidence.claims_table import markdown_table
+from companion.evidence.tables import markdown_table
 from companion.evidence.weighing import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
 from companion.weights.cards import read_card
 

@@ -15,12 +15,14 @@ A wrong value ends in one sentence before any work is done.
 import abc
 import argparse
 import ast
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -40,6 +42,22 @@ class OneSentenceParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; --help shows how.\n")
 
 
+@contextlib.contextmanager
+def errors_as_exit_codes(program: str) -> Iterator[None]:
+    """For command lines: one sentence, no traceback. Exit code 2: what was given is wrong; 1: the run failed."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ValueError) else 1) from error
+
+
+def shown(value: Any) -> str:
+    """`value` as Python writes it, cut where it would fill a page."""
+    written = repr(value)
+    return written if len(written) <= 80 else f"{written[:80]} ..."
+
+
 class Field(abc.ABC):
     """What one parameter may be: `check` returns the value as stored, or raises ConfigurationError; `optional` allows None."""
 
@@ -51,7 +69,7 @@ class Field(abc.ABC):
             return None
         if not self.accepts(value):
             allowed = self.allowed() + (" or None" if self.optional else "")
-            raise ConfigurationError(f"Parameter {name} is {value!r}, but must be {allowed}.")
+            raise ConfigurationError(f"Parameter {name} is {shown(value)}, but must be {allowed}.")
         return self.stored(value)
 
     @abc.abstractmethod

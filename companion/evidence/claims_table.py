@@ -10,7 +10,7 @@ from ..base import paths
 from .chance import Trainings
 from .digits import decimals_of, with_interval
 from .paper import load_paper_table
-from .tables import REGION, Record
+from .tables import REGION, Record, markdown_table
 from .weighing import INCONCLUSIVE, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, Evidence
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ HEADINGS = ("Claim", "In the paper", "Verdict", "What decided it")
 
 def legend() -> str:
     """Every verdict and what it says, as a Markdown table, and how chance is counted."""
-    rows = [("verdict", "what it says"), ("---", "---"), *LEGEND.items()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{METHOD}"
+    return markdown_table([("verdict", "what it says"), *LEGEND.items()]) + f"\n\n{METHOD}"
 
 
 def figures(found: Evidence, record: Record) -> str:
@@ -155,12 +154,6 @@ class ClaimsTable:
         notes = "".join(f"<li>{escape(note)}</li>" for note in [self.counts(), *self.notes()])
         table = f'<table class="comparison" style="white-space: normal"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         return f'<div class="comparison claims" {REGION}>{table}<ul>{notes}</ul></div>'
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first the headings."""
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
 def _cells(one: "Verdict", row: Sequence[str]) -> str:

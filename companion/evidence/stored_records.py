@@ -43,9 +43,14 @@ def record_files(folder: str | Path | None = None) -> list[Path]:
     """
     folder = paths.RESULTS if folder is None else Path(folder)
     files = sorted(folder.glob("*.json"))
-    if not files and folder != paths.RESULTS:
+    if folder != paths.RESULTS and not any(map(_may_be_record, files)):
         raise ConfigurationError(f"Parameter records is {str(folder)!r}, but must be a folder with recorded results (.json).")
     return files
+
+
+def _may_be_record(file: Path) -> bool:
+    """Is it a record, whole or damaged, by its name or content? Other folders hold JSON too."""
+    return (paths.ROOT / "notebooks" / f"{file.stem}.ipynb").is_file() or b'"schema"' in file.read_bytes()
 
 
 def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | None:

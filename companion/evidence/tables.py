@@ -1,6 +1,7 @@
 """The one comparison table: what the paper printed, what the repository recorded, and what this run measured."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -109,8 +110,19 @@ class ComparisonTable:
     def markdown(self) -> str:
         """The table without notes, for a README."""
         frame = self.dataframe().reset_index()
-        rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        return markdown_table([list(frame.columns), *frame.values.tolist()])
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first the headings; what is markup in Markdown or HTML is shown as it is written."""
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(map(_literal, line)) + " |" for line in lines)
+
+
+def _literal(text: str) -> str:
+    """`text` on one line, with a backslash or an entity where Markdown would begin code, emphasis, a link, mathematics or HTML."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.splitlines()))
+    return re.sub(r"[\\|`*$]|(?<=\])\(", r"\\\g<0>", re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text))
 
 
 def cell(interval: Mapping[str, Any], *, decimals: int | None = None, less: float = 0.0) -> str:

@@ -5,9 +5,7 @@ step and dealt out to processes and micro-batches. So a run that was killed and 
 unbroken one, and two processes take the step that one process takes with twice the batch.
 """
 
-import argparse
 import contextlib
-import io
 import json
 import math
 import time
@@ -20,21 +18,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from ..base import paths
-from ..base.files import atomic_write
+from ..base.config import OneSentenceParser, errors_as_exit_codes
 from ..base.machine import machine
 from ..weights.cards import training_facts, write_card
 from .exports import check_weights, claim_export_folder
 from .objectives import OBJECTIVES, Objective
 from .objectives.base import known_options
+from .publishing import replacing, tidy
+from .resuming import alone, read_checkpoint, truncate_log, write_checkpoint
 from .schedule import ExponentialMovingAverage, learning_rate_at, step_generator, step_indices
 from .settings import FREE_TO_CHANGE, TrainingConfig, load_config, parse_settings
-
-
-def _truncate_log(path: Path, step: int) -> None:
-    """Drop log lines of steps that the checkpoint does not contain (they will be run again), and a line that a kill cut short."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        atomic_write(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step).encode())
 
 
 class Trainer:
@@ -56,7 +49,7 @@ class Trainer:
         if self.checkpoint.exists():
             self._restore()
         if self.accelerator.is_main_process:
-            _truncate_log(self.log, self.step)
+            truncate_log(self.log, self.step)
 
     def _state(self) -> dict:
         return {
@@ -72,7 +65,7 @@ class Trainer:
         }
 
     def _restore(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        state = read_checkpoint(self.checkpoint)
         changed = {k for k, v in asdict(self.config).items() if state["config"].get(k) != v} - FREE_TO_CHANGE
         if changed:
             raise ValueError(
@@ -95,11 +88,14 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
-        """Write the checkpoint (main process), replacing the last one only when complete."""
+        """Write the checkpoint (main process), replacing the last one only when complete. Raises FloatingPointError for broken weights."""
+        self.check_weights()  # the next loss, which would show it, comes after the checkpoint
         if self.accelerator.is_main_process:
-            buffer = io.BytesIO()
-            torch.save(self._state(), buffer)
-            atomic_write(self.checkpoint, buffer.getbuffer())
+            write_checkpoint(self.checkpoint, self._state())
+
+    def check_weights(self) -> None:
+        """Raise unless weights and averages are finite (`exports.check_weights`)."""
+        check_weights(self.config.name, self.checkpoint, [*self.parameters, *(self.average.averages if self.average else [])])
 
     def optimiser_step(self) -> dict[str, float]:
         """One update; returns the loss and the objective's numbers.
@@ -171,30 +167,32 @@ class Trainer:
         if self.average:
             self.average.copy_to_parameters()
         if self.accelerator.is_main_process:
-            folder = paths.MODELS / self.config.export_to
-            folder.mkdir(parents=True, exist_ok=True)
             self.objective.eval()
-            self.objective.export(folder)
-            (folder / f"training-{self.config.name}.jsonl").write_text(self.log.read_text())
-            (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
-            # measurements belong to the weights that they were taken on: new weights start without any
-            write_card(folder, training=training_facts(folder), metrics=None)
+            with replacing(paths.MODELS / self.config.export_to) as folder:
+                self.objective.export(folder)
+                (folder / f"training-{self.config.name}.jsonl").write_text(self.log.read_text())
+                (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
+                # measurements belong to the weights that they were taken on: new weights start without any
+                write_card(folder, training=training_facts(folder), metrics=None)
 
 
 def train(config: TrainingConfig) -> None:
-    """Train what `config` describes and export it; refused where that would replace another training's weights (`claim_export_folder`)."""
-    claim_export_folder(config)
-    torch.manual_seed(config.seed)  # the initial weights
-    kind = OBJECTIVES[config.objective]
-    trainer = Trainer(kind(**known_options("objective_options", kind, config.objective_options)), config)
-    trainer.run()
-    check_weights(config.name, trainer.checkpoint, [*trainer.parameters, *(trainer.average.averages if trainer.average else [])])
-    trainer.finish()
+    """Train what `config` describes and export it; refused where that would replace another training's weights (`claim_export_folder`),
+    and while another process trains the same name."""
+    with alone(config.name, config.folder):
+        tidy(paths.MODELS / config.export_to)
+        claim_export_folder(config)
+        torch.manual_seed(config.seed)  # the initial weights
+        kind = OBJECTIVES[config.objective]
+        trainer = Trainer(kind(**known_options("objective_options", kind, config.objective_options)), config)
+        trainer.run()
+        trainer.check_weights()  # of a checkpoint that was finished before
+        trainer.finish()
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument(
         "--set",
@@ -206,11 +204,9 @@ def main() -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace weights of another training in the folder that is exported to")
     arguments = parser.parse_args()
-    try:
+    with errors_as_exit_codes(parser.prog):
         overwrite = {"overwrite": True} if arguments.overwrite else {}
         train(load_config(arguments.config, **parse_settings(arguments.set) | overwrite))
-    except (ValueError, OSError, FloatingPointError) as error:  # what the user can mend is one sentence
-        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from ..base import paths
-from ..base.config import Boolean, ConfigurationError, Field, Integer, ListOf, Number, Text
+from ..base.config import Boolean, ConfigurationError, Field, Integer, ListOf, Number, Text, shown
 
 FOLDER_NAME = re.compile(r"\w(?:[\w .,+=()-]{0,98}[\w+=()-])?")
 
@@ -98,5 +98,4 @@ def check_setting(name: str, value: Any, field: Field) -> None:
     if value is None and field.optional:
         return
     if not field.accepts(value):
-        shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]} ..."
-        raise ConfigurationError(f"{name} is {shown}, but must be {field.allowed()}{' or null' if field.optional else ''}")
+        raise ConfigurationError(f"{name} is {shown(value)}, but must be {field.allowed()}{' or null' if field.optional else ''}")

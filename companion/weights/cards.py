@@ -10,22 +10,31 @@ from typing import Any
 import yaml
 
 from ..base import paths
-from ..base.files import atomic_write
+from ..base.files import atomic_write, is_temporary
 
 CARD = "card.json"
 LOADED_SUFFIXES = {".safetensors", ".json", ".txt"}  # what the libraries read from a model's folder
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Relative path -> sha256 of every file below `folder` except the card itself."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
+    """Relative path -> sha256 of every file below `folder` except the card itself and what is still being written."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD and not is_temporary(path.name))
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The folder's card, {} where there is none."""
+    """The folder's card, {} where there is none. Raises ValueError, which names the file, where it is not what `write_card` writes."""
     path = folder / CARD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        card = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, restore it: it is not JSON ({error}).") from None
+    files = card.get("files", {}) if isinstance(card, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(expected, str) for expected in files.values()):
+        raise ValueError(f"{path} is damaged, restore it: it must hold facts by name, and under files each file's sha256 by its name.")
+    return card
 
 
 def read_checked(folder: Path, name: str) -> bytes:

@@ -4,12 +4,12 @@ Every image is written to a working folder as soon as it is rendered, so a kille
 are packed into uncompressed tar shards of webp files beside a gzipped file of records.
 """
 
-import argparse
 import gzip
 import io
 import json
 import tarfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..base import paths
+from ..base.config import OneSentenceParser, errors_as_exit_codes
 from ..base.files import atomic_write
 from ..runs.stored import item_key
 from ..weights.cards import write_card
@@ -29,6 +30,7 @@ from .vocabulary import CLASSES, EXTRAS
 FIRST_SEED = {"train": 1_000_000, "test": 2_000_000, "compositional": 3_000_000}
 COUNT = {"train": 10_000, "test": 1_000, "compositional": 500}
 SHARD = 2_500
+RENDERER = ("mitsuba", "pyoidn")  # packages
 RENDERER_REVISION = 1  # raise it when the renderer or the styles change what they draw
 QUALITY = 92  # lossy webp, about 2 kB an image
 
@@ -40,7 +42,7 @@ def work_folder(split: str) -> Path:
 
 def render_key(content: Scene | Pair) -> str:
     """Name of a rendered image: a hash of the record and of what renders it, so that a changed record is never packed with an old image."""
-    return item_key((content, {"revision": RENDERER_REVISION, **{name: version(name) for name in ("mitsuba", "pyoidn")}}))
+    return item_key((content, {"revision": RENDERER_REVISION, **{name: version(name) for name in RENDERER}}))
 
 
 def encode(image: np.ndarray, **options) -> bytes:
@@ -158,20 +160,25 @@ def write_data_card() -> None:
         counts=records,
         licence="CC BY 3.0: renders of models under CC0 and CC BY 3.0, creators in models.csv",
         sources={archive.file: archive.sha256 for archive in (sources.FURNITURE, sources.LIGHTS)},
-        renderer={name: version(name) for name in ("mitsuba", "pyoidn", "pillow", "numpy")},
+        renderer={name: version(name) for name in (*RENDERER, "pillow", "numpy")},
     )
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("split", choices=[*COUNT, "edits", "drags", "card"])
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that render, at least 1")
     arguments = parser.parse_args()
-    if arguments.split == "card":
-        write_data_card()
-    else:
-        (build_split if arguments.split in COUNT else build_pairs)(arguments.split, arguments.workers)
+    if arguments.workers < 1:
+        parser.error(f"--workers is {arguments.workers}, but must be at least 1")
+    if absent := [name for name in RENDERER if find_spec(name) is None]:
+        parser.exit(1, f"{parser.prog}: {absent[0]} is missing: pip install -c constraints.txt -e '.[render]'\n")
+    with errors_as_exit_codes(parser.prog):
+        if arguments.split == "card":
+            write_data_card()
+        else:
+            (build_split if arguments.split in COUNT else build_pairs)(arguments.split, arguments.workers)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from torch import Tensor
 from smoothlib.pixels import from_uint8
 
 from ...base import paths
-from ...base.files import atomic_write
 from ...base.progress import progress_bar
 from ...data.load import load_pairs, load_scenes
 from ...judges import scene_attributes as judge
 from ...judges.attributes import blurred
 from ...judges.features import BATCH
 from ...weights.cards import write_card
+from ..caches import SUFFIX, kept_tensors
 from .base import Objective
 
 
@@ -34,8 +34,8 @@ def scene_maps(images: Tensor) -> tuple[Tensor, Tensor]:
     inputs = {name: value for name, value in judge.required_inputs().items() if name != "words"}
     digest = hashlib.sha256(json.dumps(inputs).encode())
     digest.update(images.contiguous().numpy().tobytes())
-    file = paths.RUNS / "image_features" / f"maps-{digest.hexdigest()[:32]}.safetensors"
-    if not file.exists():
+
+    def compute() -> dict[str, Tensor]:
         network, found = judge.SceneFeatures(), []
         batches = images.split(BATCH)
         with progress_bar("feature maps", total=len(batches)) as advance_to:
@@ -43,8 +43,9 @@ def scene_maps(images: Tensor) -> tuple[Tensor, Tensor]:
                 found.append([features.half() for features in network(from_uint8(batch))])
                 advance_to(len(found))
         maps, pooled = (torch.cat(parts).contiguous() for parts in zip(*found, strict=True))
-        atomic_write(file, safetensors.torch.save({"maps": maps, "pooled": pooled}))
-    stored = safetensors.torch.load_file(file)
+        return {"maps": maps, "pooled": pooled}
+
+    stored = kept_tensors(paths.RUNS / "image_features" / f"maps-{digest.hexdigest()[:32]}{SUFFIX}", compute)
     return stored["maps"], stored["pooled"]
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from smoothlib.metrics.text_alignment import retrieval
 
 from ...base import paths
-from ...base.files import atomic_write
 from ...base.progress import progress_bar
 from ...data.load import SceneSplit, load_scenes
 from ...judges.dual_encoder import WEIGHTS, DualEncoder, required_inputs, tokenise
@@ -22,6 +21,7 @@ from ...judges.features import SCENE_RESOLUTION, feature_network_sha256, scene_f
 from ...weights.cards import write_card
 from ...world import mini
 from ...world.captions import OPTIONAL, partial_caption, scene_codes, true_of
+from ..caches import SUFFIX, kept_tensors
 from .base import Objective
 
 
@@ -48,8 +48,8 @@ def kept_features(scenes: SceneSplit, *, mirrored: bool = False, limit: int | No
     """
     digest = hashlib.sha256(json.dumps([feature_network_sha256(), SCENE_RESOLUTION, mirrored]).encode())
     digest.update(scenes.images[:limit].tobytes())
-    file = paths.RUNS / "image_features" / f"{digest.hexdigest()[:32]}.safetensors"
-    if not file.exists():
+
+    def compute() -> dict[str, Tensor]:
         images = scenes.pixels[:limit]
         parts = [images, images.flip(-1)] if mirrored else [images]
         # 100 images at once, as the kept files were made: other batches differ in the last bits
@@ -58,8 +58,9 @@ def kept_features(scenes: SceneSplit, *, mirrored: bool = False, limit: int | No
             for part in parts:
                 before = len(images) * len(features)
                 features.append(scene_features(part, batch_size=100, done=lambda n, before=before: advance_to(before + n)).half())
-        atomic_write(file, safetensors.torch.save({"features": torch.cat(features)}))
-    return safetensors.torch.load_file(file)["features"]
+        return {"features": torch.cat(features)}
+
+    return kept_tensors(paths.RUNS / "image_features" / f"{digest.hexdigest()[:32]}{SUFFIX}", compute)["features"]
 
 
 class ContrastiveObjective(Objective):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch import Tensor
 from smoothlib.pixels import from_uint8
 
 from ...base import paths
-from ...base.files import atomic_write
 from ...data.items import to_tensor
 from ...data.listings import inside, json_lines
 from ...data.load import load_scenes
@@ -24,6 +22,7 @@ from ...data.pictures import examine, read_picture
 from ...data.subset import matching
 from ...weights.pipelines import DECODER
 from ...world.styles import FILTERS, apply_style
+from ..caches import SUFFIX, kept_tensors
 
 BAD_IMAGES = ("error", "skip")
 
@@ -50,14 +49,14 @@ def encode_training_images(vae: AutoencoderKL, pixels: np.ndarray) -> tuple[Tens
         if name.startswith(DECODER):
             continue  # latents do not depend on it
         digest.update(name.encode() + tensor.numpy().tobytes())
-    file = paths.RUNS / "latents" / f"{digest.hexdigest()[:32]}.safetensors"
-    if not file.exists():
+
+    def encode() -> dict[str, Tensor]:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         batches = [batch.flip(-1) if mirrored else batch for mirrored in (False, True) for batch in images.split(100)]
         posteriors = [vae.encode(from_uint8(batch)).latent_dist for batch in batches]
-        moments = {name: torch.cat([getattr(p, name).half() for p in posteriors]).contiguous() for name in ("mean", "std")}
-        atomic_write(file, safetensors.torch.save(moments))
-    moments = safetensors.torch.load_file(file)
+        return {name: torch.cat([getattr(p, name).half() for p in posteriors]).contiguous() for name in ("mean", "std")}
+
+    moments = kept_tensors(paths.RUNS / "latents" / f"{digest.hexdigest()[:32]}{SUFFIX}", encode)
     return moments["mean"], moments["std"]
 
 

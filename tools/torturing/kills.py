@@ -1,0 +1,97 @@
+"""Trainings that are killed at random moments, also while they export, and run again until they come to their end."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from companion.base import paths
+from companion.base.files import is_temporary
+from companion.weights.cards import check_files, file_hashes
+
+TRAINING = """
+import os, sys, time, pathlib
+sys.path[:0] = [sys.argv[2]]
+import torch
+from companion.base import paths
+paths.RUNS, paths.MODELS = (pathlib.Path(sys.argv[1]) / name for name in ("runs", "models"))
+from companion.training import loop
+from companion.training.objectives import Objective
+from companion.training.settings import TrainingConfig
+
+class Ones(Objective):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(300, 300)
+    def __len__(self): return 40
+    def identity(self): return "ones"
+    def draw(self, count, generator): return {"x": torch.randn(count, 300, generator=generator)}
+    def forward(self, indices, draws): return (self.layer(draws["x"]) - 1).square().mean(), {}
+    def export(self, folder):
+        for part in range(5):
+            time.sleep(0.02)
+            torch.save(self.layer.weight[part * 60 : (part + 1) * 60].clone(), folder / f"weights-{part}.pt")
+
+loop.OBJECTIVES["autoencoder"] = Ones
+settings = dict(name="killed", objective="autoencoder", export_to="killed", steps=60, batch_size=4, learning_rate=1e-2)
+print("begun", flush=True)
+loop.train(TrainingConfig(**settings, checkpoint_minutes=1e-9, log_every=7))
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """The training, begun: its libraries are loaded."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, str(folder), str(paths.ROOT)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    process.stdout.readline()
+    return process
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """Hashes of the exported weights; the log beside them holds seconds."""
+    return {name: digest for name, digest in file_hashes(folder / "models" / "killed").items() if name.endswith(".pt")}
+
+
+def verdict(folder: Path, wanted: dict[str, str], errors: str) -> tuple[str, str]:
+    """Of a run that has come to its end."""
+    if errors:
+        return "unclear", errors
+    try:
+        check_files(folder / "models" / "killed")
+    except (OSError, ValueError) as error:
+        return "lost", str(error)
+    if weights(folder) != wanted:
+        return "lost", "other weights"
+    left = [file.name for file in folder.rglob("*") if is_temporary(file.name) or file.name in (".new", ".former")]
+    return ("outside", f"left {left[0]}") if left else ("good", "")
+
+
+def cases(count: int, folder: Path, chance: random.Random) -> Iterator[tuple[str, str, str]]:
+    """(kind, outcome, what was seen) of `count` kills; a kill that came after the end counts as none and is drawn again."""
+    if not count:
+        return
+    whole, started = start(folder / "whole"), time.monotonic()
+    _, errors = whole.communicate(timeout=300)
+    if whole.returncode:
+        raise RuntimeError(errors)
+    took, wanted = time.monotonic() - started, weights(folder / "whole")
+    for number in range(count):
+        place = folder / str(number)
+        process = start(place)
+        time.sleep(chance.uniform(0, took))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        again = start(place)
+        _, errors = again.communicate(timeout=300)
+        finished = "is there already" in errors  # the kill came after the end
+        yield "kill -9 of a training", *verdict(place, wanted, "" if finished or not again.returncode else errors)

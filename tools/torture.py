@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torturing import damage, inputs, kills
+
 from companion.base import paths
 from companion.base.config import OneSentenceParser
-
-from torturing import damage, inputs, kills
 
 GOOD = ("good", "made again", "harmless")
 HEADINGS = ("what", "cases", *GOOD, "unclear", "silent", "lost", "outside")

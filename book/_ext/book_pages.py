@@ -105,7 +105,8 @@ def add_preview(app, pagename: str, templatename: str, context: dict, doctree) -
         tags["twitter:card"] = "summary_large_image"
     title = re.sub(r"<[^>]+>", "", tags["og:title"])  # a title may hold markup
     if title == context.get("docstitle"):
-        context["docstitle"] = ""  # the first page's title is the book's: once is enough
+        context["docstitle"] = ""  # the first page's title is the book's: once is enough in the tab
+        context["theme_logo"] = {**(context.get("theme_logo") or {}), "text": title}  # the link at the top of the sidebar keeps its name
     lines = [f'<meta name="description" content="{escape(tags["og:description"])}">']
     lines += [f'<meta property="{name}" content="{escape(value)}">' for name, value in (tags | {"og:title": title}).items()]
     context["metatags"] = context.get("metatags", "") + "\n".join(lines) + "\n"

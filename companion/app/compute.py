@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smoothlib import PeakSignalNoiseRatio, Sampling, encode_prompts, latent_walk, real_image_interpolation, step_distances
 from smoothlib.editing import METHODS
 from smoothlib.editing.drag import drag
 from smoothlib.editing.inversions import invert, source_branch
 from smoothlib.editing.inverted import Inversion
+from smoothlib.interpolation.real_images import real_image_interpolation
+from smoothlib.interpolation.walk import latent_walk
+from smoothlib.metrics.istd import step_distances
+from smoothlib.metrics.reconstruction import PeakSignalNoiseRatio
 from smoothlib.pixels import to_uint8
-from smoothlib.sampling import decode_latents
+from smoothlib.sampling import Sampling, decode_latents, encode_prompts
 
 from ..book.step_curve import step_curve
 from .models import Models, Side

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from smoothlib import InterpolationStandardDeviation, Sampling, encode_prompts, latent_walk, to_uint8
+from smoothlib.interpolation.walk import latent_walk
+from smoothlib.metrics.istd import InterpolationStandardDeviation
+from smoothlib.pixels import to_uint8
+from smoothlib.sampling import Sampling, encode_prompts
 
 from ...data.items import Split
 from ...evidence.statements import find_row

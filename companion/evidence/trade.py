@@ -12,7 +12,7 @@ from .tables import Record
 Points = dict[str, list[dict[str, Any]]]
 SERIES = ("Base model", "Plain LoRA", "Smooth (default)", "Other lambda", "Other rank or layers", "Other training")
 SAME = (0.002, 0.2)  # the same training, measured on two machines, differs by less
-NOTE = """A point is one training. Whiskers: its row's 95 % intervals, over prompts (ISTD) and images (Fréchet distance, where recorded)."""
+NOTE = """A point is one training; whiskers are its row's 95 % intervals."""
 
 
 def comparable(records: Sequence[Record]) -> list[Record]:

@@ -68,7 +68,7 @@ class _Batch:
         return estimate(guided, x_t, level, self.prediction_type).x0_hat, output
 
     def target(self, eps: Tensor) -> Tensor:
-        """What the network shall give, (B, ...)."""
+        """What the network should give, (B, ...)."""
         if self.prediction_type == "v_prediction":
             level = level_like(self.level, self.latents, "level").to(self.latents.dtype)
             return level.sqrt() * eps - (1 - level).sqrt() * self.latents
@@ -124,7 +124,7 @@ def regularized_loss(
         regularized_guidance: w >= 1 of Eq. 5 for the x0_hat in L_reg, which needs `null_embeds`, (1, L, D) or (B, L, D); 1 is the paper's.
         min_snr_gamma: gamma; 0 weights all timesteps alike. Flow matching has no other.
         generator: of everything that is drawn; its device may be another than the latents'.
-        draws: what shall not be drawn: `eps` and `direction_noise` (B, C, h, w), `timesteps` (B,), indices of the scheduler's noise levels.
+        draws: given, not drawn: `eps` and `direction_noise` (B, C, h, w), `timesteps` (B,), indices of the scheduler's noise levels.
         added, null_added: what else the network takes beside the prompt and the empty one (None: the same), see `smoothlib.denoiser`.
 
     Raises:

@@ -1,4 +1,4 @@
-r"""Step-wise Variation Regularization (Sec. 3.3, Eq. 8-14): equal steps in the noise shall make equal steps in the estimate x0_hat.
+r"""Step-wise Variation Regularization (Sec. 3.3, Eq. 8-14): equal steps in the noise should make equal steps in the estimate x0_hat.
 
 With x_t = sqrt(alpha_bar_t) z0 + s_t eps, J = d x0_hat / d eps and a random direction D of unit length in the space of x0_hat,
 

@@ -25,6 +25,7 @@ SMALL = {
     "repeated": ["prompt_switch"],
     "strengths": "few",
     "num_pairs": 4,
+    "num_choosing": None,
     "num_inference_steps": 2,
     "num_costly_steps": 2,
     "guidance_scale": None,
@@ -53,6 +54,8 @@ def test_even_ids_choose_odd_ids_are_reported_and_more_pairs_keep_the_fewer():
         ids, larger = ([pair.id for pair in getattr(one, half)] for one in (few, more))
         assert set(ids) < set(larger) and len(ids) == 12 and len(larger) == 60
     assert len(study_of(num_pairs=66).reported) == 198
+    fewer = study_of(num_pairs=20, num_choosing=2)
+    assert [pair.id for pair in fewer.chosen_on] == [pair.id for pair in few.chosen_on] and len(fewer.reported) == 60
 
 
 def test_published_settings_lie_on_every_curve():

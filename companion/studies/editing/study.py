@@ -36,6 +36,7 @@ PARAMETERS = {
     "repeated": config.ListOf(config.Choice(*PLANS)),
     "strengths": config.Choice("all", "few"),
     "num_pairs": config.Integer(4, 66),
+    "num_choosing": config.Integer(1, 33, optional=True),
     "num_inference_steps": config.Integer(2, 100),
     "num_costly_steps": config.Integer(2, 100),
     "guidance_scale": config.Number(1.1, 30, optional=True),
@@ -77,7 +78,7 @@ class EditingStudy(BaseStudy):
                 for strength in self.recipe.strengths_of(entry):
                     self.recipe.edit(entry, strength)
             edits = load_edits(size=cfg.model)
-        self.chosen_on = pairs_of(edits, "even", cfg.num_pairs // 2, cfg.seed)
+        self.chosen_on = pairs_of(edits, "even", cfg.num_choosing or cfg.num_pairs // 2, cfg.seed)
         self.reported = pairs_of(edits, "odd", cfg.num_pairs // 2, cfg.seed)
         self.pairs: Sequence[EditItem] = self.reported
         self.judges: EditJudges | None = None

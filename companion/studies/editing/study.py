@@ -6,10 +6,13 @@ measured = study.measure(study.rows(choices), study.reported)
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from smoothlib.editing.inverted import Inversion
 
 from ...base import config
 from ...base.config import plain
@@ -27,6 +30,7 @@ from .selection import Choice, choose
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+AS_PUBLISHED = " as published"
 INVERSIONS = ("null_text", "ddim", "direct", "fixed_point")
 PARAMETERS = {
     "model": config.Text(),
@@ -168,6 +172,15 @@ class EditingStudy(BaseStudy):
                 made += [self.row(entry, adapter, 1.0) for adapter in self.curve_models(entry)]
         return made
 
+    def published_rows(self, choices: Mapping[Entry, Choice]) -> list[Row]:
+        """The prompt switch after null-text inversion as published, ten inner steps at a tenth of the rate: the base model and Smooth."""
+        entry = Entry("prompt_switch", "null_text")
+        if entry not in self.entries:
+            return []
+        models = [one for one in self.models_of(entry) if one is None or self.kind_of(one) in ("smooth", "unknown")][:2]
+        edit = replace(self.recipe.edit(entry, choices[entry].strength), inversion=Inversion("null_text"))
+        return [Row(f"{self.titles[adapter]}: {entry.title}{AS_PUBLISHED}", (adapter,), edit) for adapter in models]
+
     def curve_rows(self) -> dict[Entry, dict[str | None, list[Row]]]:
         """By method and model the rows of its curve over the strength, those that edit least first; methods with one strength have none."""
         return {
@@ -193,6 +206,8 @@ class EditingStudy(BaseStudy):
         if edit.settings is None:
             return fields
         fields |= {"inversion": edit.inversion.kind, "strength": edit.strength}
+        if edit.inversion.kind == "null_text":
+            fields |= {"num_inner_steps": edit.inversion.num_inner_steps, "null_text_lr": edit.inversion.lr}
         # A setting that is called as a field of the row, such as Prompt-to-Prompt's kind of replacement, must not take its place.
         own = {
             name if name in shared or name not in fields else f"{edit.method}_{name}": value for name, value in plain(edit.settings).items()

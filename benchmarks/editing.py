@@ -42,10 +42,8 @@ def main() -> None:
                 found = Editing(pipe, edit, judges)(pairs[start : start + batch_size])
             rates[batch_size] = 60 * len(pairs) / (time.perf_counter() - started)
         batched, alone = rates[len(pairs)], rates[1]
-        print(
-            f"{entry.title}: {found[0]['evaluations']:.0f} evaluations an edit; {batched:.1f} edits a minute in a batch, {alone:.1f} one at "
-            f"a time, ratio {batched / alone:.2f}"
-        )
+        cost = f"{found[0]['evaluations']:.0f} evaluations an edit"
+        print(f"{entry.title}: {cost}; a minute: {batched:.1f} in a batch, {alone:.1f} one at a time, ratio {batched / alone:.2f}")
 
 
 if __name__ == "__main__":

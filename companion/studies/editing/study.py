@@ -145,14 +145,14 @@ class EditingStudy(BaseStudy):
 
         A method with one candidate is not run.
         """
-        candidates = {entry: found for entry in self.entries if len(found := self.recipe.candidates(entry)) > 1}
+        candidates = {entry: found for entry in self.entries if len(found := self.candidates(entry)) > 1}
         rows = [self.row(entry, None, strength) for entry, found in candidates.items() for strength in found]
         measured = self.measure([*ends(), *rows], self.chosen_on)
         followed = {label: float(np.mean(column(found, "followed"))) for label, found in measured.items()}
         lpips = {label: float(np.mean(column(found, "lpips"))) for label, found in measured.items()}
         choices = {}
         for entry in self.entries:
-            strengths = self.recipe.candidates(entry)
+            strengths = self.candidates(entry)
             if entry not in candidates:
                 choices[entry] = Choice(strengths[0])
                 continue
@@ -160,6 +160,10 @@ class EditingStudy(BaseStudy):
             values = [lpips[label] for label in labels], [followed[label] for label in labels]
             choices[entry] = choose(strengths, *values, floor=followed[SOURCE], ceiling=followed[TRUTH])
         return choices
+
+    def candidates(self, entry: Entry) -> tuple[float, ...]:
+        """The strengths that the even ids choose among: those that the paper names, else those on the method's curve."""
+        return entry.plan.candidates or self.recipe.candidates(entry)
 
     # The report, on odd ids -----------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@
 #   MODEL=mini           what `make app` loads: mini, a folder with a diffusers pipeline, or a hub id
 #   ADAPTER=smooth       its Smooth-LoRA: a name in data/models/adapters, or a folder
 #   PORT=7860            where `make app` serves
+#   WORKERS=2            processes among which `make test` deals out the test files
 #   YES=1                `make retrain` begins; without it the stages are printed
 #   FROM=decoder         the stage that `make retrain` begins with (scenes)
 #   OPEN=                the program that opens the page of `make reproduce`; empty: none
@@ -103,6 +104,10 @@ reproduce: table2_recon
 # $(call timed,name,command): run, print how long it took, keep the exit code.
 timed = @start=$$(date +%s); $(2); code=$$?; echo "==> $(1): $$(( $$(date +%s) - start )) s"; exit $$code
 
+# Test files are dealt out to WORKERS processes of one thread each; the tests of one file stay together, and so do the cells of a notebook.
+WORKERS ?= 2
+SHARED = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --durations 5
+
 # In this order, also under make -j: the unit tests look at the built pages.
 test: env
 	@start=$$(date +%s); \
@@ -114,10 +119,10 @@ lint: env
 	$(call timed,lint,$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb)
 
 unit: env
-	$(call timed,unit tests,$(BIN)/pytest --durations 5 tests)
+	$(call timed,unit tests,$(SHARED) tests)
 
 notebooks: env
-	$(call timed,notebooks,$(BIN)/pytest --nbval-lax --nbval-current-env --nb-preset smoke --durations 5 notebooks)
+	$(call timed,notebooks,$(SHARED) --nbval-lax --nbval-current-env --nb-preset smoke notebooks)
 
 book: env
 	$(call timed,book,$(BIN)/jupyter-book build . -W -n --keep-going)

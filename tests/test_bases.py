@@ -107,12 +107,15 @@ def test_inversion_of_a_flow_is_eulers_way_back():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_inverted_is_sampled_again(name):
+    """Up to the error of finite steps, which smaller ones lessen."""
     seen = view(name)
     z0, embeds = encode_images(seen, IMAGES), encode_prompts(seen, SOURCES)
-    pivots = ddim_invert(seen, z0, embeds, num_inference_steps=10)
-    back = sample(seen, pivots[-1], embeds, guidance_scale=1.0, num_inference_steps=10, inverted=True)
-    moved = (pivots[-1] - z0).abs().max()
-    assert (back - z0).abs().max() < 0.3 * moved and moved > 0.05
+    missed = []
+    for steps in (5, 20):
+        pivots = ddim_invert(seen, z0, embeds, num_inference_steps=steps)
+        back = sample(seen, pivots[-1], embeds, guidance_scale=1.0, num_inference_steps=steps, inverted=True)
+        missed.append((back - z0).square().mean().sqrt())
+    assert missed[1] < 0.5 * missed[0] and (pivots[-1] - z0).abs().max() > 0.05
 
 
 # Conditions and training ----------------------------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ def test_a_lora_is_trained_with_the_regularizer(name):
         found.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(found.base))
+        losses.append(found.base.item())
     assert losses[2] < losses[0] and found.variation.r.min() > 0
     if name in ("sd3", "flux"):  # the target is the velocity at the levels of its own schedule
         sigma = scheduler.sigmas[draws["timesteps"]].reshape(-1, 1, 1, 1)

@@ -12,7 +12,16 @@ from tiny import assert_one_sentence, noise
 from tiny_bases import NAMES, network, pipeline, smooth
 
 from companion.base.paths import ROOT
-from smoothlib import StepwiseVariation, ddim_invert, decode_latents, encode_images, encode_prompts, regularized_loss, sample
+from smoothlib import (
+    StepwiseVariation,
+    ddim_invert,
+    decode_latents,
+    encode_images,
+    encode_prompts,
+    load_smooth_lora,
+    regularized_loss,
+    sample,
+)
 from smoothlib.bases.conditions import pack, unpack
 from smoothlib.bases.flow import diffusion_scheduler, noise_levels
 from smoothlib.bases.views import base_view
@@ -155,6 +164,21 @@ def test_a_lora_is_trained_with_the_regularizer(name):
         x_t = (1 - sigma) * z0 + sigma * draws["eps"]
         output = seen.trained(x_t, scheduler.timesteps[draws["timesteps"]], embeds)[0]
         torch.testing.assert_close(losses[0], float((output - draws["eps"] + z0).square().mean()), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_saved_adapter_acts_in_another_view(name, tmp_path):
+    pipe, fresh = smooth(pipeline(name)), view(name)
+    layers = ["to_q", "to_k", "to_v", "to_out.0"]
+    network(pipe).add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=layers, init_lora_weights=False))
+    network(pipe).save_lora_adapter(tmp_path)
+
+    def sampled(seen):
+        return sample(seen, X, encode_prompts(seen, SOURCES), guidance_scale=1.0, num_inference_steps=2)
+
+    before, expected = sampled(fresh), sampled(base_view(pipe, size=16))
+    load_smooth_lora({"unet": network(fresh.pipe)}, tmp_path / "pytorch_lora_weights.safetensors", "mine")
+    assert torch.equal(sampled(fresh), expected) and not torch.equal(before, expected)
 
 
 # The table ------------------------------------------------------------------------------------------------------------------------

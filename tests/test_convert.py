@@ -143,6 +143,18 @@ def test_bad_input_is_refused_in_one_sentence(copy, saved, tmp_path):
     refused(ValueError, "holds a pipeline of its own code, but must hold a StableDiffusionPipeline, .* or FluxPipeline", copy, new)
 
 
+def test_a_base_is_loaded_from_a_folder_alone(copy):
+    for name, match in (("owner/model", "folder is 'owner/model', but must be a folder that is here: download the pipeline first"),):
+        with pytest.raises(ValueError, match=match) as raised:
+            load_base(name)
+        assert_one_sentence(raised)
+    same(load_base(copy), by=0)
+    to_pickles(copy)
+    with pytest.raises(FileNotFoundError, match=r"cannot be loaded whole .*`python -m companion.weights.convert` makes") as raised:
+        load_base(copy)
+    assert_one_sentence(raised)
+
+
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "nowhere"), str(tmp_path / "made")])

@@ -9,7 +9,8 @@ import torch
 from smoothlib.bases.views import PLAIN, VIEWS, base_view
 
 from ..base.progress import no_library_bars
-from .places import WITHOUT_CHECKER, local_folder, trusted_folder
+from .pipelines import load_pipeline
+from .places import local_folder, trusted_folder
 
 KINDS = (PLAIN, *VIEWS)
 
@@ -25,7 +26,7 @@ def load_base(
 
     Args:
         folder: a folder with a diffusers pipeline.
-        size: of the images in pixels, see `base_view`.
+        size: of the images in pixels, see `base_view`; not for Stable Diffusion's own.
 
     Raises:
         FileNotFoundError: no such folder, or one without safetensors (`python -m companion.weights.convert` makes them).
@@ -35,19 +36,23 @@ def load_base(
     if place is None:
         raise ValueError(f"folder is {str(folder)!r}, but must be a folder that is here: download the pipeline first")
     check_base_kind(place)
-    trusted_folder(str(folder), None)
+    try:
+        if base_kind(place) == PLAIN:
+            return load_pipeline(str(folder), dtype=dtype, device=device)
+        return base_view(_loaded(str(folder), place, dtype).to(device), size=size)
+    except OSError as error:
+        remedy = "weights must be safetensors, which `python -m companion.weights.convert` makes of other files"
+        raise FileNotFoundError(f"{place} cannot be loaded whole ({first_line(error)}): {remedy}") from None
+
+
+def _loaded(name: str, place: Path, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
-    without = WITHOUT_CHECKER if base_kind(place) == PLAIN else {}
     with no_library_bars():
-        options = dict(dtype=dtype, use_safetensors=True, local_files_only=True, **without)
-        try:
-            pipe = DiffusionPipeline.from_pretrained(str(place), **options)
-        except OSError as error:
-            remedy = "weights must be safetensors, which `python -m companion.weights.convert` makes of other files"
-            raise FileNotFoundError(f"{place} cannot be loaded whole ({first_line(error)}): {remedy}") from None
+        trusted_folder(name, None)
+        pipe = DiffusionPipeline.from_pretrained(str(place), dtype=dtype, use_safetensors=True, local_files_only=True)
     pipe.set_progress_bar_config(disable=None)
-    return base_view(pipe.to(device), size=size) if base_kind(place) != PLAIN else base_view(pipe.to(device))
+    return pipe
 
 
 def base_kind(folder: Path) -> str:

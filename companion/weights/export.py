@@ -56,7 +56,8 @@ def diffusers_entries(lora: Lora) -> dict[str, Tensor]:
             strength = strength_of(layer)
             entries |= {f"{key}.lora_A.weight": layer.a, f"{key}.lora_B.weight": layer.b if strength == 1 else strength * layer.b}
             if layer.magnitude is not None:
-                entries[f"{key}.lora_magnitude_vector"] = layer.magnitude
+                convolution = layer.a.ndim > 2  # PEFT keeps its magnitudes in another form
+                entries[f"{key}.lora_magnitude_vector"] = layer.magnitude.reshape(1, -1, 1, 1) if convolution else layer.magnitude
     return entries
 
 

@@ -33,12 +33,13 @@ class Member:
 
     name: str
     content: bytes
+    shard: Path | None = None
 
     def read_bytes(self) -> bytes:
         return self.content
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name} of {self.shard}" if self.shard else self.name
 
 
 def _member(shard: Path, offset: int, size: int) -> Member:
@@ -49,7 +50,7 @@ def _member(shard: Path, offset: int, size: int) -> Member:
     if len(found) != BLOCKSIZE + size:
         raise OSError(f"{shard} has become shorter while it was read: fetch it again, then go on")
     name = found[:100].partition(b"\0")[0].decode(errors="replace")
-    return Member(f"{name} of {shard}", found[BLOCKSIZE:])
+    return Member(name, found[BLOCKSIZE:], shard)
 
 
 class Shards:
@@ -80,11 +81,11 @@ class Shards:
         self.ends = np.cumsum(self.counts)
         self.pairs = np.concatenate([index.pairs for index in indices])
         self.left_out = sum(index.left_out for index in indices)
+        self.problems = [index.problem for index in indices if index.problem]  # the first of each shard
         self.broken: dict[int, str] = {}  # what could not be decoded so far, and why
         self._names = [(file.name, index.digest) for file, index in zip(self.files, indices, strict=True)]
         if self.left_out:
-            first = next(index.problem for index in indices if index.problem)
-            said = f"{self.left_out} of {len(self) + self.left_out} pairs in {data} cannot be used: {first}"
+            said = f"{self.left_out} of {len(self) + self.left_out} pairs in {data} cannot be used: {self.problems[0]}"
             if bad == "error" or not len(self):
                 raise ListingError(f"{said}; complete or remove them, or leave them out by the setting bad_images=skip")
             warnings.warn(f"{said}; they are left out (bad_images=skip)", stacklevel=2)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 from PIL import Image
@@ -9,10 +10,13 @@ from shard_files import picture, write_shards
 from tiny import assert_one_sentence
 
 from companion.base import paths
+from companion.base.paths import ROOT
 from companion.data import as_coco as command
 from companion.data.as_coco import as_coco
 from companion.data.listings import ListingError
 from companion.data.load import load_items
+from companion.data.sources import layout_of
+from companion.training.settings import load_config, parse_settings
 
 
 @pytest.fixture
@@ -84,3 +88,25 @@ def test_the_command_says_what_it_wrote_and_what_it_could_not_use(folder, tmp_pa
     command.main()
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("5 pictures with captions are in") and said[1].startswith("2 could not be used: ")
+
+
+def test_the_commands_of_the_page_are_taken(monkeypatch):
+    """Of "With your own pictures": each names what it is said to read, and settings and arguments that there are."""
+    page = (ROOT / "book" / "run_it.md").read_text(encoding="utf-8")
+    section = page[page.index("## With your own pictures") : page.index("(licence)=")]
+    blocks = re.findall(r"^```bash\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
+    trainings, others = (block.splitlines() for block in blocks)
+    layouts = []
+    for words in map(shlex.split, trainings):
+        config = load_config(ROOT / words[words.index("--config") + 1], **parse_settings(words[words.index("--set") + 1 :]))
+        layouts.append(layout_of(config.objective_options["data"]))
+    assert layouts == ["folder", "folder", "shards"]  # none of these folders is here; a COCO folder shows by its annotations
+    taken = []
+    monkeypatch.setattr(command, "as_coco", lambda *arguments: (taken.append(arguments), (1, []))[1])
+    for words in map(shlex.split, others[:2]):
+        monkeypatch.setattr("sys.argv", words[2:])
+        command.main()
+    assert [arguments[0] for arguments in taken] == ["photos", "laion/*.tar"] and taken[1][3:5] == (500, 0)
+    assert others[2] == 'make table2_recon ARGS="-p dataset ../coco -p split mine"' and "../coco" in (
+        ROOT / "configs" / "sd15" / "table2_recon.yaml"
+    ).read_text(encoding="utf-8")

@@ -10,13 +10,13 @@ A listing is called metadata or captions, and its caption text or caption. COCO'
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .coco import annotation_file, read_annotations
+from .links import check_link
 from .listings import ListingError, inside, json_lines, read_text
 from .tar_index import PICTURES, decoded
 
@@ -70,14 +70,6 @@ def coco_folder(folder: Path, split: str) -> tuple[str, Path, list[Captioned]]:
         raise ListingError(f"{error}; there are annotations of {', '.join(others)}" if others else str(error)) from None
     pictures = folder / split
     return str(file), pictures, [_found(pictures, record["file"], record["caption"], str(file)) for record in read_annotations(file)]
-
-
-def check_link(folder: Path, name: str, where: str) -> None:
-    """Raises ListingError where `name` in `folder` is, or lies behind, a link that leads out of the folder."""
-    path = folder / name
-    deep = len(Path(name).parts) > 1
-    if (deep or path.is_symlink()) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise ListingError(f"{where} names {name!r}, a link that leads out of the folder: put the picture itself there")
 
 
 def _found(folder: Path, name: str, caption: str, where: str) -> Captioned:

@@ -9,6 +9,7 @@ limit for the size of a member. With the index a sample is a number: order and r
 twice.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -64,18 +65,19 @@ def shard_index(file: Path, captions: Mapping[str, str] | None = None) -> ShardI
 
     Raises:
         ListingError: the shard is no tar file, is cut off or damaged, or holds a link, a name that leads out of it, a key twice, or a
-            member of more than 64 MiB (a caption: 1 MiB). Nothing of it is read before that is known.
+            member of more than 64 MiB (a caption: 1 MiB). No picture is opened before that is known.
     """
+    stamp = _stamp(file)
     if captions is not None:
         return _read_index(file, captions)
     kept = paths.RUNS / "shards" / f"{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]}.index"
-    stamp = _stamp(file)
     if found := _kept(kept, stamp):
         return found
     found = _read_index(file, None)
     if time.time() - max(stamp[1:]) / 1e9 > SETTLED and stamp == _stamp(file):  # a younger file may still change under its time stamp
         said = {"version": VERSION, "stamp": stamp, "left_out": found.left_out, "problem": found.problem, "digest": found.digest}
-        write_sealed(kept, json.dumps(said).encode() + b"\n" + found.pairs.tobytes())
+        with contextlib.suppress(OSError):  # a full disk: the index is made again
+            write_sealed(kept, json.dumps(said).encode() + b"\n" + found.pairs.tobytes())
     return found
 
 
@@ -177,7 +179,7 @@ def _members(file: Path, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """The plain files of a shard, each checked; raises as `shard_index` does."""
     damaged = f"{file} is cut off or damaged as a tar file: fetch it again, or remove it"
     try:
-        with tarfile.open(fileobj=_Bounded(file, stream), mode="r:", errors="surrogateescape") as archive:
+        with tarfile.open(fileobj=_Bounded(file, stream), mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # a million of them take a gigabyte
                 if not member.isdir():

@@ -1,8 +1,8 @@
 """Which adapters stand behind a row: found by the base model and the settings in their cards, whatever their folders are called.
 
-A list of recipes (`configs/adapters.yaml` for the embedded model, `configs/adapters_sd15.yaml` for Stable Diffusion 1.5) says what a name such
-as `smooth` or `rank-4` means: settings in which this training differs from the others of the list. An adapter is of a recipe where its card
-has these values, and the common ones in all other settings that tell the list's recipes apart; what is `FREE` tells none apart.
+A list of recipes (`configs/adapters.yaml` for the embedded model, `configs/adapters_sd15.yaml` for Stable Diffusion 1.5) says what a name
+such as `smooth` or `rank-4` means: settings in which this training differs from the others of the list. An adapter is of a recipe where its
+card has these values, and the common ones in all other settings that tell the list's recipes apart; what is `FREE` tells none apart.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

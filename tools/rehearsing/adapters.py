@@ -1,4 +1,4 @@
-"""Adapters with random weights, one for each recipe of a list, whose cards say which recipe they stand for, and that nothing was trained."""
+"""Adapters with random weights, one for each recipe of a list; their cards say which recipe they stand for, and that none was trained."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -72,7 +72,7 @@ def _encoded(pixels: np.ndarray, kind: str = "jpeg") -> bytes:
     return content.getvalue()
 
 
-def write_coco(folder: Path, count: int = 16, split: str = "val2017") -> Path:
+def write_coco(folder: Path, count: int = 24, split: str = "val2017") -> Path:
     """`val2017/*.jpg`, named by twelve digits, and captions and instances in `annotations`; two captions an image."""
     images, captions, instances = [], [], []
     categories = {thing: place for place, thing in enumerate(sorted({one.thing for one in photographs()}), 1)}

@@ -18,9 +18,9 @@ from companion.book.page import MAX_KB
 SKIPPED = "nbval-skip"  # the tag of the cell for Colab
 SMALL = {  # parameter -> its value in a rehearsal, whatever the preset says
     "num_images": 2,
-    "num_prompts": 4,
+    "num_prompts": 2,
     "num_pairs": 2,
-    "num_drags": 2,
+    "num_drags": 4,
     "num_each": 1,
     "num_inference_steps": 2,
     "num_costly_steps": 2,
@@ -51,6 +51,8 @@ def small_parameters(name: str, preset: Path, places: Mapping[str, Any]) -> dict
     (known,) = [namespace(source) for source, tags in code_cells(name) if "parameters" in tags]
     asked = yaml.safe_load(preset.read_text(encoding="utf-8")) or {}
     small = {key: value for key, value in {**SMALL, **places}.items() if key in known}
+    if "shares" in known:  # half of the prompts choose
+        small["num_prompts"] = 4
     if "num_inner_steps" in known:
         several = isinstance(asked.get("num_inner_steps", known["num_inner_steps"]), list)
         small["num_inner_steps"] = [1, 2] if several else 1

@@ -58,7 +58,7 @@ class Width:
 
 WIDTHS = {
     "full": Width((320, 640, 1280, 1280), (128, 256, 512, 512), 32, 8, 768, 12, 12, 49408, 512),
-    "slim": Width((8, 8, 16, 16), (4, 4, 8, 8), 4, 2, 16, 2, 2, 1024, 64),
+    "slim": Width((8, 8, 16, 16), (4, 4, 8, 8), 4, 2, 16, 2, 2, 1024, 128),
 }
 
 
@@ -66,9 +66,9 @@ def write_pipeline(folder: Path, width: str = "full", *, words: Iterable[str] = 
     """Write the folder: weights by PyTorch's and the libraries' own initialisation after `seed`, in float32.
 
     Args:
-        width: "full", Stable Diffusion 1.5's 1,066,235,307 parameters, 4.3 GB; "slim", a few thousand, for images of 64 pixels.
+        width: "full", Stable Diffusion 1.5's 1,066,235,307 parameters, 4.3 GB; "slim", 0.2 million, for images of 128 pixels.
         words: those that the tokenizer knows whole.
-        size: side of the images in pixels, a multiple of 64; None: 512, slim 64.
+        size: side of the images in pixels, a multiple of 64; None: 512, slim 128.
     """
     chosen = WIDTHS[width]
     tokens = write_tokenizer(folder / "tokenizer", words, chosen.tokens, seed)

@@ -3,9 +3,10 @@
     python tools/sd15_rehearsal.py [--folder out/rehearsal] [--width full|slim] [--only table1_istd ...] [--build]
 
 It builds a pipeline folder with Stable Diffusion 1.5's architecture and seeded random weights, an adapter with random weights for each
-recipe of configs/adapters_sd15.yaml, and folders in the layouts of COCO, LAION, PIE-Bench and DragBench from the photographs of scikit-image.
-Then each preset runs in a process of its own, on two images and two sampling steps, and the training preset for one step. The numbers mean
-nothing; what is shown is that everything runs, how long it takes here, and how much memory it needs. The exit code is 1 where one fails.
+recipe of configs/adapters_sd15.yaml, and folders in the layouts of COCO, LAION, PIE-Bench and DragBench from the photographs that come with
+scikit-image. Then each preset runs in a process of its own, on two images and two sampling steps, and the training preset for one step. The
+numbers mean nothing; what is shown is that everything runs, how long it takes here, and how much memory it needs. The exit code is 1 where
+one fails.
 
 Full width needs 16 GB of memory and 8 GB of disk; all presets take a night on two cores. Slim width takes minutes.
 """

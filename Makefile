@@ -25,7 +25,7 @@
 #   Settings, given behind the command:
 #   PYTHON=python3.12    the interpreter that the environment is made with
 #   VENV=folder          where the environment is (.venv)
-#   PRESET=sd15          run a notebook with the parameters in configs/PRESET/
+#   PRESET=sd15          run a notebook with the parameters in configs/PRESET/; its run lies in out/PRESET, its record in data/results/PRESET
 #   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
 #   NAME=train_base      the notebook that `make record` keeps (table2_recon)

@@ -55,6 +55,14 @@ def test_a_folders_name_says_nothing(tmp_path):
     assert [title_of(one) for one in (asked[0], asked[4], asked[3])] == ["Smooth", "Smooth-seed3", "Rank-4"]
 
 
+def test_a_card_from_elsewhere_may_name_its_recipe(tmp_path):
+    released = adapter(tmp_path / "released")
+    (tmp_path / "released" / "card.json").write_text('{"recipe": "smooth"}', encoding="utf-8")
+    assert trained("smooth", SD15, [released]) == (released,) and trained("rank-4", SD15, [released]) == ()
+    (tmp_path / "released" / "card.json").write_text('{"recipe": "other"}', encoding="utf-8")
+    assert recipe_names(released, SD15) == []
+
+
 def test_two_trainings_of_one_recipe_and_seed_are_told_apart_by_the_reader(tmp_path):
     asked = [adapter(tmp_path / name) for name in ("a", "b")]
     with pytest.raises(ConfigurationError, match=r"Parameter adapters must name one of .*a' and .*b': both were trained by the recipe"):

@@ -101,9 +101,13 @@ def same_model(one: str, other: str) -> bool:
 
 def training_of(adapter: str) -> Mapping[str, Any]:
     """The settings of the training that the adapter's card records; empty where it records none, or several."""
-    place = Path(adapter) if not (paths.ADAPTERS / adapter).is_dir() else paths.ADAPTERS / adapter
-    trainings = read_card(place if place.is_dir() else place.parent).get("training") or {}
+    trainings = _card(adapter).get("training") or {}
     return next(iter(trainings.values()))["settings"] if len(trainings) == 1 else {}
+
+
+def _card(adapter: str) -> Mapping[str, Any]:
+    place = paths.ADAPTERS / adapter if (paths.ADAPTERS / adapter).is_dir() else Path(adapter)
+    return read_card(place if place.is_dir() else place.parent)
 
 
 def trained_on(adapter: str, model: str) -> bool:
@@ -112,9 +116,15 @@ def trained_on(adapter: str, model: str) -> bool:
 
 
 def recipe_names(adapter: str, model: str) -> list[str]:
-    """What the list of the model's recipes calls the adapter's training; empty where its card does not say, or it is of none."""
-    settings = training_of(adapter)
-    return recipes_for(model).named(settings) if settings else []
+    """What the list of the model's recipes calls the adapter's training; empty where its card does not say, or it is of none.
+
+    A card without a training may name the recipe itself, as `recipe`: weights from elsewhere, whose settings are known from a paper.
+    """
+    settings, recipes = training_of(adapter), recipes_for(model)
+    if settings:
+        return recipes.named(settings)
+    named = _card(adapter).get("recipe")
+    return [name for name, wanted in recipes.recipes.items() if wanted == recipes.recipes.get(named)] if named else []
 
 
 def candidates(model: str, asked: Sequence[str] | None = None) -> Iterator[str]:

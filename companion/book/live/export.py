@@ -34,8 +34,10 @@ def can_export() -> bool:
 def export(folder: Path) -> dict[str, Any]:
     """Fill `folder` with what the widgets load, unless it holds just that, and return the manifest."""
     manifest, key = folder / "manifest.json", _key()
-    if manifest.is_file() and (known := json.loads(manifest.read_text(encoding="utf-8")))["key"] == key:
-        return known
+    if manifest.is_file():
+        known = json.loads(manifest.read_text(encoding="utf-8"))
+        if known["key"] == key and all((folder / name).is_file() for name in known["files"] if name not in RUNTIME_FILES):
+            return known
     from companion.weights.pipelines import default_guidance_scale, load_pipeline
 
     pipe = load_pipeline(MODEL, adapter=ADAPTER)
@@ -78,7 +80,12 @@ def network_bytes(pipe: "StableDiffusionPipeline", *, half: bool) -> dict[str, b
     side = pipe.unet.config.sample_size
     latents = torch.randn(4, pipe.unet.config.in_channels, side, side)
     embeddings = torch.randn(4, pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim)
-    inputs = {"latents": latents, "timesteps": torch.full((4,), 501.0), "embeddings": embeddings, "scales": torch.tensor([0.0, 0.0, 1.0, 1.0])}
+    inputs = {
+        "latents": latents,
+        "timesteps": torch.full((4,), 501.0),
+        "embeddings": embeddings,
+        "scales": torch.tensor([0.0, 0.0, 1.0, 1.0]),
+    }
     return {
         "unet.onnx": onnx_bytes(ScaledUNet(pipe), inputs, "noise", half=half),
         "decoder.onnx": onnx_bytes(Decoder(pipe), {"latents": latents}, "images", half=half),

@@ -1,13 +1,12 @@
 """The networks as the reader's browser runs them: the UNet with the strength of its LoRA as an input, and the decoder.
 
-Both compute what `smoothlib` computes with the same weights; only the way in differs. The UNet takes a scale per image, so that one file and
-one call serve the base model (0), Smooth Diffusion (1) and everything between and beyond.
+Both compute what `smoothlib` computes with the same weights; only the way in differs. The UNet takes a scale per image, so that one file
+and one call serve the base model (0), Smooth Diffusion (1) and everything between and beyond.
 """
 
 import copy
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:

@@ -31,10 +31,10 @@ def walk(manifest: Mapping[str, Any] | None, static: str) -> str:
         for name, label in _ROWS.items()
     )
     head = "".join(f"<th>{label}</th>" for label in _NUMBERS.values())
-    rows = "".join(
-        f"<tr><th>{label}</th>{''.join(f'<td class="live-{name}-{number}">–</td>' for number in _NUMBERS)}</tr>"
-        for name, label in _ROWS.items()
-    )
+    rows = ""
+    for name, label in _ROWS.items():
+        cells = "".join(f'<td class="live-{name}-{number}">–</td>' for number in _NUMBERS)
+        rows += f"<tr><th>{label}</th>{cells}</tr>"
     return f"""<style>{THEME}</style><link rel="stylesheet" href="{static}/live/live.css">
 <div class="smooth-theme live-walk" role="group" aria-label="A walk that the model makes in your browser">
 <div class="live-start"><p>The small model of this book can run on your own device: nothing is sent anywhere.</p>

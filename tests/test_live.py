@@ -104,3 +104,11 @@ def test_weights_beyond_half_precision_are_refused():
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "one", [x], [y], [weight]))
     with pytest.raises(ValueError, match="weight big reaches 1e\\+05, but must be at most 65504"):
         halved(model.SerializeToString())
+
+
+def test_the_method_page_has_the_widget_or_says_why_not():
+    page = ROOT / "_build" / "html" / "book" / "method.html"
+    if not page.is_file():
+        pytest.skip("the book has not been built: make book")
+    text, made = page.read_text(encoding="utf-8"), (page.parents[1] / "_static" / "live" / "model" / "manifest.json").is_file()
+    assert ("Load the model" in text) == made and (export.WITHOUT in text or made)

@@ -1,9 +1,9 @@
 // One worker for all widgets of a page, and one picture at a time: the next is the most urgent of those that wait.
 const SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]);
 export const home = new URL('./', import.meta.url);
-let worker = null, loading = null, manifest = null, current = null, last = 0;
+let worker = null, loading = null, manifest = null, current = null, last = 0, ended = 0;
 const listeners = new Set(), waiting = new Map(), kept = new Map();
-const KEPT = 300;  // pictures of recent settings; about 50 kB each
+const KEPT = 200;  // pairs of pictures of recent settings; about 100 kB each
 
 export function unable() {
   if (location.protocol === 'file:') return 'The model cannot run on a page that was opened as a file: open it from a server, such as python -m http.server.';
@@ -20,9 +20,11 @@ export function load(progress) {
 }
 
 async function begin() {
+  const mine = ended;
   const answer = await fetch(new URL('model/manifest.json', home));
   if (!answer.ok) throw Error(`the model's list of files could not be loaded (${answer.status})`);
   manifest = await answer.json();
+  if (mine !== ended) throw Error('cancelled');
   return new Promise((resolve, reject) => {
     begin.reject = reject;
     worker = new Worker(new URL('worker.js', home));
@@ -39,6 +41,7 @@ async function begin() {
 
 export function stop() {
   worker?.terminate();
+  ended++;
   begin.reject?.(Error('cancelled'));
   worker = loading = current = null;
   waiting.clear();
@@ -51,6 +54,8 @@ function answered(data) {
     kept.set(job.key, data);
     if (kept.size > KEPT) kept.delete(kept.keys().next().value);
     job.resolve(data);
+  } else if (job && data.kind === 'cancelled' && !job.dropped && !waiting.has(job.slot)) {
+    waiting.set(job.slot, job);  // something more urgent came between
   } else if (job) job.reject(Error(data.kind === 'cancelled' ? 'cancelled' : data.message));
   next();
 }
@@ -73,7 +78,9 @@ export function ask(slot, urgency, job) {
 export function drop(slot) {
   waiting.get(slot)?.reject(Error('cancelled'));
   waiting.delete(slot);
-  if (current?.slot === slot && current.urgency > 0) worker?.postMessage({kind: 'cancel', id: current.id});
+  if (current?.slot !== slot || current.urgency === 0) return;
+  current.dropped = true;
+  worker?.postMessage({kind: 'cancel', id: current.id});
 }
 
 function next() {

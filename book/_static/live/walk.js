@@ -91,13 +91,13 @@ export function walk(figure, manifest, began) {
     moved();
   }
 
-  slider.addEventListener('input', () => { turn += 0; moved(); });
+  slider.addEventListener('input', moved);
   find('another').addEventListener('click', () => { state.seeds = state.seeds.map(seed => seed + 2); restart(); });
   for (const [k, name] of ['seed-a', 'seed-b'].entries()) {
     find(name).addEventListener('change', event => {
       const given = Number(event.target.value);
       if (!Number.isInteger(given) || given < 0 || given > 999999 || given === state.seeds[1 - k]) {
-        said.textContent = `The seed is ${event.target.value || 'empty'}, but must be a whole number from 0 to 999999, other than the second one.`;
+        said.textContent = `The seed is ${event.target.value || 'empty'}, but must be a whole number from 0 to 999999, and not that of the other noise.`;
         event.target.value = state.seeds[k];
         return;
       }

@@ -27,7 +27,7 @@ def walk(manifest: Mapping[str, Any] | None, static: str) -> str:
         for name, label in (("seed-a", "First seed"), ("seed-b", "Second seed"))
     )
     pictures = "".join(
-        f'<div><canvas class="live-{name}" width="64" height="64" role="img" aria-label="Picture of the {label}"></canvas>{label}</div>'
+        f'<div><canvas class="live-{name}" width="64" height="64" role="img" aria-label="Picture by: {label}"></canvas>{label}</div>'
         for name, label in _ROWS.items()
     )
     head = "".join(f"<th>{label}</th>" for label in _NUMBERS.values())

@@ -41,10 +41,11 @@ async function load(message) {
   const told = bytes => postMessage({kind: 'progress', done: done += bytes, total: manifest.bytes});
   const binary = await fetched('ort-wasm-simd-threaded.wasm.gz', told);
   importScripts(new URL(manifest.files['ort.wasm.min.js'].path, base).href);
+  ort.env.logLevel = 'error';
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = binary.buffer;
   ort.env.wasm.wasmPaths = {mjs: new URL(manifest.files['ort-wasm-simd-threaded.mjs'].path, base).href};
-  const options = {executionProviders: ['wasm']};
+  const options = {executionProviders: ['wasm'], logSeverityLevel: 3};
   unet = await ort.InferenceSession.create(await fetched('unet.onnx', told), options);
   decoder = await ort.InferenceSession.create(await fetched('decoder.onnx', told), options);
   empty = halves(await fetched('empty.bin', told));

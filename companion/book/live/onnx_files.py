@@ -32,7 +32,7 @@ def halved(content: bytes) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    model = onnx.load_from_string(content)
+    model = onnx.load_model_from_string(content)
     casts = []
     for weight in model.graph.initializer:
         if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims, dtype=int) < SMALL:

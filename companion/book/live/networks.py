@@ -19,14 +19,14 @@ class ScaledProjection(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         (name,) = layer.active_adapters
-        self.base = layer.base_layer
-        self.down = nn.Parameter(layer.lora_A[name].weight.detach().clone(), requires_grad=False)
-        self.up = nn.Parameter(layer.lora_B[name].weight.detach() * layer.scaling[name], requires_grad=False)
+        self.base, self.down, self.up = layer.base_layer, layer.lora_A[name], layer.lora_B[name]  # linear layers or convolutions
+        self.strength = float(layer.scaling[name])
         self.scale: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, L, D) to (B, L, D')."""
-        return self.base(x) + self.scale[:, None, None] * nn.functional.linear(nn.functional.linear(x, self.down), self.up)
+        """x (B, L, D) to (B, L, D'), or (B, C, h, w) to (B, C', h', w')."""
+        scale = self.strength * self.scale.reshape(-1, *[1] * (x.ndim - 1))
+        return self.base(x) + scale * self.up(self.down(x))
 
 
 class ScaledUNet(nn.Module):

@@ -8,38 +8,43 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from sphinx.util import logging
 
 from companion.book.live import export, widgets
 
-HOME = export.ROOT / "_build" / "live"
-WIDGETS = {"walk": widgets.walk}
-
 
 def manifest() -> dict | None:
-    return export.export(HOME) if export.can_export() else None
+    return export.export() if export.can_export() else None
 
 
 class Live(Directive):
-    """```{live} walk```: one of WIDGETS."""
+    """```{live} walk```: one of `widgets.WIDGETS`."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        name = self.arguments[0]
-        if name not in WIDGETS:
-            raise self.error(f"live is {name!r}, but must be one of {', '.join(WIDGETS)}")
-        docname = self.state.document.settings.env.docname
+        env = self.state.document.settings.env
+        env.note_reread()  # what is installed may change between builds
+        docname = env.docname
         static = "../" * docname.count("/") + "_static"
-        return [nodes.raw("", WIDGETS[name](manifest(), static), format="html")]
+        try:
+            html = widgets.launcher(self.arguments[0], manifest(), static)
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        return [nodes.raw("", html, format="html")]
 
 
 def copy_files(app, exception: Exception | None) -> None:
-    """Put the exported files beside the pages."""
-    if exception is None and app.builder.format == "html" and export.can_export():
-        target = Path(app.outdir) / "_static" / "live" / "model"
-        shutil.rmtree(target, ignore_errors=True)
+    """Put the exported files beside the pages; files of an earlier build must not outlive the extra."""
+    if exception is not None or app.builder.format != "html":
+        return
+    target = Path(app.outdir) / "_static" / "live" / "model"
+    shutil.rmtree(target, ignore_errors=True)
+    if export.can_export():
         manifest()
-        shutil.copytree(HOME, target)
+        shutil.copytree(export.HOME, target)
+    else:
+        logging.getLogger(__name__).info("the book is built without the live model: the extra live is not installed")
 
 
 def setup(app) -> dict[str, bool]:

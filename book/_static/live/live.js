@@ -1,35 +1,45 @@
-// Widgets in which the embedded model answers. Nothing is loaded before a reader asks.
-import {load, stop, unable} from './engine.js';
-import {walk} from './walk.js';
+// Widgets in which the embedded model answers. Nothing, this file included, is loaded before a reader presses a widget's button.
+// The widget NAME is NAME.js, which exports start(root, manifest, began): it fills `root` (an element) when the model is there.
+import {home, load, unable} from './engine.js';
 
 const MB = bytes => `${(bytes / 1e6).toFixed(1)} MB`;
 
-for (const figure of document.querySelectorAll('.live-walk')) begin(figure);
+function styled() {
+  if (document.querySelector('link[data-live]')) return;
+  const link = Object.assign(document.createElement('link'), {rel: 'stylesheet', href: new URL('live.css', home).href});
+  link.dataset.live = '';
+  document.head.append(link);
+}
 
-function begin(figure) {
-  const find = name => figure.querySelector(`.live-${name}`), button = find('load'), cancel = find('cancel'), bar = find('progress'), said = find('status');
-  figure.classList.add('smooth-on');
-  const reason = unable();
-  if (reason) { button.hidden = true; said.textContent = reason; return; }
-  const idle = text => { button.disabled = false; cancel.hidden = bar.hidden = true; said.textContent = text; };
-  cancel.addEventListener('click', () => { stop(); button.focus(); });
-  button.addEventListener('click', async () => {
-    button.disabled = true;
-    cancel.hidden = bar.hidden = false;
-    said.textContent = 'Loading the model.';
-    const began = performance.now();
-    try {
-      const manifest = await load((done, total) => {
-        bar.max = total; bar.value = done;
-        bar.setAttribute('aria-valuetext', `${MB(done)} of ${MB(total)}`);
-        find('size').textContent = `${MB(done)} of ${MB(total)}`;
-      });
-      find('start').hidden = true;
-      find('body').hidden = false;
-      figure.live = walk(figure, manifest, began);
-    } catch (error) {
-      idle(error.message === 'cancelled' ? 'Loading was cancelled.' : `The model could not be loaded: ${error.message}.`);
-      find('size').textContent = '';
-    }
-  });
+export async function begin(button) {
+  const figure = button.closest('.live-widget'), said = figure.querySelector('.live-status'), reason = unable();
+  if (reason) { button.disabled = true; said.textContent = reason; return; }
+  styled();
+  const stop = new AbortController(), began = performance.now(), name = figure.dataset.live;
+  const wait = Object.assign(document.createElement('p'), {className: 'live-wait'});
+  wait.innerHTML = '<progress aria-label="Loading the model"></progress> <span></span> <button type="button" class="live-cancel">Cancel</button>';
+  const [bar, size, cancel] = wait.children;
+  button.disabled = true;
+  button.closest('p').after(wait);
+  said.textContent = 'Loading the model.';
+  cancel.addEventListener('click', () => stop.abort());
+  cancel.focus();
+  const told = ({done, total}) => {
+    bar.max = total; bar.value = done;
+    bar.setAttribute('aria-valuetext', size.textContent = done < total ? `${MB(done)} of ${MB(total)}` : `${MB(total)}, being prepared`);
+  };
+  try {
+    const [manifest, widget] = await Promise.all([load(figure.dataset.parts.split(' '), told, stop.signal), import(`./${name}.js`)]);
+    const root = Object.assign(document.createElement('div'), {className: 'live-body'});
+    wait.replaceWith(root);
+    button.closest('p').remove();
+    said.textContent = 'The model is loaded.';
+    figure.live = widget.start(root, manifest, began);
+    root.querySelector('select, input, button')?.focus({preventScroll: true});
+  } catch (error) {
+    wait.remove();
+    button.disabled = false;
+    button.focus();
+    said.textContent = error.message === 'cancelled' ? 'Loading was cancelled.' : `The model could not be loaded: ${error.message}.`;
+  }
 }

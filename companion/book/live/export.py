@@ -1,11 +1,13 @@
-"""What the browser loads, made when the book is built: networks, captions and a manifest with the sha256 of every file.
+"""What the browser loads, made when the book is built: networks, words and a manifest with the sha256 of every file.
 
 The weights are read from `data/models` and compared with their cards. Nothing that is made here is kept in git.
 """
 
+import gzip
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,110 +16,119 @@ import torch
 from companion.base.files import atomic_write
 from companion.base.paths import ADAPTERS, MODELS, ROOT
 
-from .menu import captions, places, subjects
+from .menu import places, subjects, words
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 MODEL, ADAPTER = "mini", "smooth"
 STEPS = (8, 20)  # while a slider moves, and when it rests
+HOME = ROOT / "_build" / "live"
 RUNTIME = ROOT / "book" / "_static" / "vendor" / "ort"
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm.gz")
+PARTS = ("unet", "decoder", "text", "encoder")  # each is PART.onnx; a widget loads those that it needs, and the runtime
 WITHOUT = "This copy of the book was built without the model for your browser: install the extra `live` and build the book again."
 
 
 def can_export() -> bool:
-    """Whether the extra `live` is installed."""
-    return importlib.util.find_spec("onnx") is not None
+    """Whether the extra `live` is installed, and the runtime is there."""
+    return importlib.util.find_spec("onnx") is not None and all((RUNTIME / name).is_file() for name in RUNTIME_FILES)
 
 
-def export(folder: Path) -> dict[str, Any]:
+def export(folder: Path = HOME) -> dict[str, Any]:
     """Fill `folder` with what the widgets load, unless it holds just that, and return the manifest."""
     manifest, key = folder / "manifest.json", _key()
     if manifest.is_file():
         known = json.loads(manifest.read_text(encoding="utf-8"))
-        if known["key"] == key and all((folder / name).is_file() for name in known["files"] if name not in RUNTIME_FILES):
+        if known["key"] == key and all(_is_there(folder, name, entry) for name, entry in known["files"].items()):
             return known
     from companion.weights.pipelines import default_guidance_scale, load_pipeline
 
     pipe = load_pipeline(MODEL, adapter=ADAPTER)
-    made = {name: _write(folder, name, content) for name, content in _contents(pipe)}
-    runtime = {name: _listed(f"../vendor/ort/{name}", (RUNTIME / name).read_bytes()) for name in RUNTIME_FILES}
-    files = {**made, **runtime}
-    side, length = pipe.unet.config.sample_size, pipe.tokenizer.model_max_length
-    made_from = {
+    files = {name: _written(folder, name, content) for name, content in network_bytes(pipe, half=True).items()}
+    files |= {name: _listed(f"../vendor/ort/{name}", (RUNTIME / name).read_bytes()) for name in RUNTIME_FILES}
+    side = pipe.unet.config.sample_size
+    made = {
         "key": key,
         "model": MODEL,
         "adapter": ADAPTER,
         "precision": "weights in half precision, arithmetic in single precision",
         "guidance": default_guidance_scale(MODEL),
         "latent": [pipe.unet.config.in_channels, side, side],
-        "words": [length, pipe.unet.config.cross_attention_dim],
-        "schedules": {str(steps): schedule(pipe, steps) for steps in STEPS},
-        "subjects": [{"word": one.word, "colour": one.colour, "file": one.file} for one in subjects()],
+        "image": [pipe.vae.config.out_channels, *[side * pipe.vae_scale_factor] * 2],
+        "width": pipe.unet.config.cross_attention_dim,
+        "steps": STEPS,
+        "schedule": schedule(pipe),
+        "words": words(pipe.tokenizer),
+        "subjects": subjects(),
         "places": places(),
-        "bytes": sum(entry["bytes"] for name, entry in files.items() if not name.startswith("captions/")),
         "files": files,
     }
-    atomic_write(manifest, json.dumps(made_from).encode())
-    return made_from
+    atomic_write(manifest, json.dumps(made).encode())
+    return made
 
 
-def schedule(pipe: "StableDiffusionPipeline", steps: int) -> list[list[float]]:
-    """[t, cumulative alpha at t, that at the end of the step] for each step of DDIM, as the pipeline's scheduler has them."""
-    from smoothlib.diffusion import set_timesteps
-
-    timesteps = set_timesteps(pipe.scheduler, steps, torch.device("cpu")).tolist()
-    ends = [float(pipe.scheduler.alphas_cumprod[t]) for t in timesteps[1:]] + [float(pipe.scheduler.final_alpha_cumprod)]
-    return [[t, float(pipe.scheduler.alphas_cumprod[t]), end] for t, end in zip(timesteps, ends, strict=True)]
+def loaded_bytes(manifest: dict[str, Any], parts: Iterable[str]) -> int:
+    """What a widget that needs these of PARTS loads, the runtime included."""
+    return sum(manifest["files"][name]["bytes"] for name in (*RUNTIME_FILES, *(f"{part}.onnx" for part in parts)))
 
 
-def network_bytes(pipe: "StableDiffusionPipeline", *, half: bool) -> dict[str, bytes]:
-    """The two networks as ONNX: `unet.onnx` and `decoder.onnx`."""
-    from .networks import Decoder, ScaledUNet
+def schedule(pipe: "StableDiffusionPipeline") -> dict[str, Any]:
+    """What a page makes any number of steps of: step i of n asks the network at t_i = offset + i (T // n) for i = n - 1, ..., 0.
+
+    It leads from the cumulative alpha at t_i to that at t_(i-1), the last one to `final`; inversion goes the same ways back.
+
+    Raises:
+        ValueError: the scheduler spaces its steps otherwise.
+    """
+    config = pipe.scheduler.config
+    if config.timestep_spacing != "leading" or config.prediction_type != "epsilon":
+        raise ValueError(
+            f"pipe has timestep_spacing {config.timestep_spacing!r} and prediction_type {config.prediction_type!r}, "
+            "but must have 'leading' and 'epsilon'"
+        )
+    alphas = [float(value) for value in pipe.scheduler.alphas_cumprod]
+    return {"alphas": alphas, "final": float(pipe.scheduler.final_alpha_cumprod), "offset": config.steps_offset}
+
+
+def network_bytes(pipe: "StableDiffusionPipeline", *, half: bool, parts: Iterable[str] = PARTS) -> dict[str, bytes]:
+    """The networks as ONNX, PART.onnx each. What they take has any number of rows."""
+    from .networks import Decoder, Encoder, ScaledUNet, TextEncoder
     from .onnx_files import onnx_bytes
 
-    side = pipe.unet.config.sample_size
-    latents = torch.randn(4, pipe.unet.config.in_channels, side, side)
-    embeddings = torch.randn(4, pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim)
-    inputs = {
-        "latents": latents,
-        "timesteps": torch.full((4,), 501.0),
-        "embeddings": embeddings,
-        "scales": torch.tensor([0.0, 0.0, 1.0, 1.0]),
+    channels, side = pipe.unet.config.in_channels, pipe.unet.config.sample_size
+    length, width, pixels = pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim, side * pipe.vae_scale_factor
+    latents = torch.zeros(4, channels, side, side)
+    embeddings, scales = torch.zeros(4, length, width), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    unet = {"latents": latents, "timesteps": torch.full((4,), 501.0), "embeddings": embeddings, "scales": scales}
+    networks = {
+        "unet": (ScaledUNet, unet, "noise"),
+        "decoder": (Decoder, {"latents": latents}, "images"),
+        "encoder": (Encoder, {"images": torch.zeros(4, 3, pixels, pixels)}, "latents"),
+        "text": (TextEncoder, {"ids": torch.ones(4, length, dtype=torch.int32)}, "embeddings"),
     }
-    return {
-        "unet.onnx": onnx_bytes(ScaledUNet(pipe), inputs, "noise", half=half),
-        "decoder.onnx": onnx_bytes(Decoder(pipe), {"latents": latents}, "images", half=half),
-    }
+    chosen = {part: networks[part] for part in parts}
+    return {f"{part}.onnx": onnx_bytes(kind(pipe), inputs, output, half=half) for part, (kind, inputs, output) in chosen.items()}
 
 
-def _contents(pipe: "StableDiffusionPipeline"):
-    """(name, content) of every file that is made."""
-    from smoothlib.sampling import encode_prompts
-
-    yield from network_bytes(pipe, half=True).items()
-    yield "empty.bin", _halves(encode_prompts(pipe, [""]))
-    for subject in subjects():
-        yield subject.file, _halves(encode_prompts(pipe, captions(subject)))
-
-
-def _halves(embeddings: torch.Tensor) -> bytes:
-    return embeddings.cpu().numpy().astype("<f2").tobytes()
-
-
-def _write(folder: Path, name: str, content: bytes) -> dict[str, Any]:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+def _written(folder: Path, name: str, content: bytes) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / name, content)
     return _listed(f"model/{name}", content)
 
 
 def _listed(path: str, content: bytes) -> dict[str, Any]:
     """What the manifest says of a file: the hash is that of what is packed inside, for a server may unpack it."""
-    import gzip
-
     inner = gzip.decompress(content) if path.endswith(".gz") else content
     return {"path": path, "bytes": len(content), "sha256": hashlib.sha256(inner).hexdigest()}
+
+
+def _is_there(folder: Path, name: str, entry: dict[str, Any]) -> bool:
+    """Whether a file that was made here is as it was made; the runtime's are part of the key."""
+    if name in RUNTIME_FILES:
+        return True
+    file = folder / name
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == entry["sha256"]
 
 
 def _key() -> str:

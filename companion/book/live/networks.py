@@ -1,6 +1,6 @@
-"""The networks as the reader's browser runs them: the UNet with the strength of its LoRA as an input, and the decoder.
+"""The networks as the reader's browser runs them: the UNet with the strength of its LoRA as an input, encoder, decoder, text encoder.
 
-Both compute what `smoothlib` computes with the same weights; only the way in differs. The UNet takes a scale per image, so that one file
+They compute what `smoothlib` computes with the same weights; only the way in differs. The UNet takes a scale per image, so that one file
 and one call serve the base model (0), Smooth Diffusion (1) and everything between and beyond.
 """
 
@@ -61,16 +61,45 @@ class ScaledUNet(nn.Module):
         return self.unet(latents, timesteps, embeddings, return_dict=False)[0]
 
 
+def _plain_vae(pipe: "StableDiffusionPipeline") -> nn.Module:
+    """A copy of the autoencoder whose attention the exporter can trace."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    vae = copy.deepcopy(pipe.vae).eval().requires_grad_(False)
+    vae.set_attn_processor(AttnProcessor())
+    return vae
+
+
 class Decoder(nn.Module):
     """x0 = D(z0) (Eq. 16): latents (B, 4, h, w) to images (B, 3, H, W) in [-1, 1]."""
 
     def __init__(self, pipe: "StableDiffusionPipeline") -> None:
         super().__init__()
-        from diffusers.models.attention_processor import AttnProcessor
-
-        vae = copy.deepcopy(pipe.vae).eval().requires_grad_(False)
-        vae.set_attn_processor(AttnProcessor())
+        vae = _plain_vae(pipe)
         self.post, self.decoder, self.factor = vae.post_quant_conv, vae.decoder, float(vae.config.scaling_factor)
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.decoder(self.post(latents / self.factor)).clamp(-1, 1)
+
+
+class Encoder(nn.Module):
+    """z0 = E(x0) (Eq. 16), the posterior's mode: images (B, 3, H, W) in [-1, 1] to latents (B, 4, h, w)."""
+
+    def __init__(self, pipe: "StableDiffusionPipeline") -> None:
+        super().__init__()
+        vae = _plain_vae(pipe)
+        self.encoder, self.after, self.factor = vae.encoder, vae.quant_conv, float(vae.config.scaling_factor)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.after(self.encoder(images)).chunk(2, dim=1)[0] * self.factor
+
+
+class TextEncoder(nn.Module):
+    """xi of Eq. 5: token ids (B, L) int32 to embeddings (B, L, D)."""
+
+    def __init__(self, pipe: "StableDiffusionPipeline") -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(pipe.text_encoder).eval().requires_grad_(False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.encoder(ids.long())[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 OPSET = 17
+LARGEST_HALF = 65504.0
 SMALL = 64  # tensors of fewer values stay as they are: they are constants of the arithmetic, not weights
 
 
@@ -38,8 +39,10 @@ def halved(content: bytes) -> bytes:
         if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims, dtype=int) < SMALL:
             continue
         name, values = weight.name, numpy_helper.to_array(weight)
-        if not np.isfinite(values.astype(np.float16)).all():
-            raise ValueError(f"weight {name} reaches {np.abs(values).max():.4g}, but must be at most 65504 to be stored in half precision")
+        if np.abs(values).max() > LARGEST_HALF:
+            raise ValueError(
+                f"weight {name} reaches {np.abs(values).max():.4g}, but must be at most {LARGEST_HALF:.0f} to be stored in half precision"
+            )
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + "_half"))
         casts.append(helper.make_node("Cast", [name + "_half"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]

@@ -1,55 +1,59 @@
-"""The widgets' HTML: complete without a script, which only fills it. Labels and status lines are there for readers who listen."""
+"""What a page carries of a widget before anyone asks for it: a sentence and a button. All else is loaded when the button is pressed."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from companion.book.theme import THEME
 
-from .export import WITHOUT
+from .export import WITHOUT, loaded_bytes
 
-_SELECTS = {"class": "What", "colour": "Colour", "setting": "Where", "ground": "Ground"}
-_ROWS = {"base": "Base model", "smooth": "Smooth Diffusion"}
-_NUMBERS = {"istd": "ISTD", "mean": "mean step", "cv": "CV"}
+FAILED = "The model needs a page that comes from a server, such as that of python -m http.server; this one could not load its scripts."
 
 
-def walk(manifest: Mapping[str, Any] | None, static: str) -> str:
-    """The widget Walk, or the sentence that it is not there.
+@dataclass(frozen=True)
+class LiveWidget:
+    """A widget's name for those who listen, what it invites to, and the networks that it loads; its script is live/NAME.js."""
+
+    label: str
+    invitation: str
+    parts: tuple[str, ...] = ("unet", "decoder", "text")
+
+
+WIDGETS = {
+    "walk": LiveWidget(
+        "A walk that the model makes in your browser",
+        "The small model of this book can run on your own device. Choose a prompt, then move between two noises: it makes each picture.",
+    ),
+    "smoothness": LiveWidget(
+        "One walk at every strength of the LoRA, made in your browser",
+        "Turn up the Smooth-LoRA on one walk, from 0 to 1.5: your own device makes the pictures, and measures what it buys and what it costs.",
+    ),
+}
+
+
+def launcher(name: str, manifest: Mapping[str, Any] | None, static: str) -> str:
+    """The widget `name` of WIDGETS before it is loaded, or the sentence that it is not there.
 
     Args:
         manifest: that of `export.export`; None where the extra is not installed.
         static: the path from the page to the folder `_static`.
+
+    Raises:
+        ValueError: no such widget.
     """
+    if name not in WIDGETS:
+        raise ValueError(f"live is {name!r}, but must be one of {', '.join(WIDGETS)}")
     if manifest is None:
         return f'<p class="live-without">{WITHOUT}</p>'
-    selects = "".join(f'<label>{label} <select class="live-{name}"></select></label>' for name, label in _SELECTS.items())
-    seeds = "".join(
-        f'<label>{label} <input type="number" class="live-{name}" min="0" max="999999" step="1"></label>'
-        for name, label in (("seed-a", "First seed"), ("seed-b", "Second seed"))
+    widget = WIDGETS[name]
+    failed = f"this.closest('.live-widget').querySelector('.live-status').textContent='{FAILED}'"
+    begin = f"import('{escape(static)}/live/live.js').then(l=>l.begin(this),()=>{{{failed}}})"
+    size = loaded_bytes(manifest, widget.parts) / 1e6
+    return (
+        f'<style>{THEME}</style><div class="smooth-theme smooth-on live-widget" data-live="{name}" data-parts="{" ".join(widget.parts)}" '
+        f'role="group" aria-label="{escape(widget.label)}"><p>{escape(widget.invitation)} Nothing is sent anywhere.</p>'
+        f'<p><button type="button" class="live-load" onclick="{begin}">Load the model, {size:.0f} MB</button></p>'
+        '<noscript>It needs JavaScript.</noscript><p class="live-status" role="status"></p></div>'
     )
-    pictures = "".join(
-        f'<div><canvas class="live-{name}" width="64" height="64" role="img" aria-label="Picture by: {label}"></canvas>{label}</div>'
-        for name, label in _ROWS.items()
-    )
-    head = "".join(f"<th>{label}</th>" for label in _NUMBERS.values())
-    rows = ""
-    for name, label in _ROWS.items():
-        cells = "".join(f'<td class="live-{name}-{number}">–</td>' for number in _NUMBERS)
-        rows += f"<tr><th>{label}</th>{cells}</tr>"
-    return f"""<style>{THEME}</style><link rel="stylesheet" href="{static}/live/live.css">
-<div class="smooth-theme live-walk" role="group" aria-label="A walk that the model makes in your browser">
-<div class="live-start"><p>The small model of this book can run on your own device: nothing is sent anywhere.</p>
-<p class="smooth-live"><button type="button" class="live-load">Load the model, {manifest["bytes"] / 1e6:.0f} MB</button>
-<button type="button" class="live-cancel" hidden>Cancel</button>
-<progress class="live-progress" hidden aria-label="Loading the model"></progress> <span class="live-size"></span></p>
-<noscript>It needs JavaScript.</noscript></div>
-<div class="live-body" hidden>
-<div class="live-choices">{selects}</div>
-<div class="live-choices">{seeds}<button type="button" class="live-another">Another pair</button></div>
-<div class="live-pair">{pictures}</div>
-<label>Between the two noises, <span class="live-settings"></span>
-<input type="range" class="live-eta" min="0" max="100" step="5" value="0"></label>
-<svg class="live-curve" viewBox="0 0 420 170" role="img" aria-label="Step distances of this walk"></svg>
-<table><thead><tr><th>This walk</th>{head}</tr></thead><tbody>{rows}</tbody></table>
-<p class="smooth-soft live-how"></p></div>
-<p class="live-status" role="status"></p></div>
-<script type="module" src="{static}/live/live.js"></script>"""

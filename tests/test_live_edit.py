@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from live_quick import faults, psnr, quick_page, says, shows
-from live_site import live_site, loaded
+from live_site import live_site, loaded, wait
 from PIL import Image
 
 from companion.book.live import export, scenes
@@ -19,6 +19,7 @@ from smoothlib.editing.prompt_switch import PromptSwitch, edit
 from smoothlib.sampling import share_of_steps
 
 STEPS, RATIO, GUIDANCE = 20, 0.8, 3.0  # of the comparison with smoothlib
+SHOWN = "() => document.querySelector('[data-live=edit]').dataset.shown"
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +149,10 @@ def smooth_picture(width, height):
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (40, 40)], ids=["large", "small"])
 def test_a_readers_own_picture_is_cropped_resized_and_sent_nowhere(page, editor, width, height):
     image, asked = smooth_picture(width, height), []
+    before = page.evaluate(SHOWN)
     page.on("request", lambda request: None if request.url.startswith("blob:") else asked.append(request.url))
     editor.locator(".live-file").set_input_files({"name": "own.png", "mimeType": "image/png", "buffer": as_png(image)})
-    shows(page, "edit", "own ", "^=")
+    wait(page, "was => (now => now !== was && now.startsWith('own '))(document.querySelector('[data-live=edit]').dataset.shown)", before)
     said = editor.locator(".live-own").inner_text()
     assert said.startswith("Your picture stays on this device. It was ") and "resized to 64 x 64 pixels" in said
     assert ("cut to its middle 200 x 200 pixels" in said) == (width != height)
@@ -170,12 +172,12 @@ def test_a_readers_own_picture_is_cropped_resized_and_sent_nowhere(page, editor,
     ids=["no picture", "bytes", "pixels"],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(page, editor, name, content, sentence, tmp_path):
-    before = page.evaluate("() => document.querySelector('[data-live=edit]').dataset.shown")
+    before = page.evaluate(SHOWN)
     (tmp_path / name).write_bytes(content())
     editor.locator(".live-file").set_input_files(tmp_path / name)
     says(page, editor, sentence)
     assert editor.locator(".live-file").input_value() == ""
-    assert page.evaluate("() => document.querySelector('[data-live=edit]').dataset.shown") == before
+    assert page.evaluate(SHOWN) == before
 
 
 def test_it_fits_a_phone_and_axe_the_console_and_the_network_have_nothing_to_say(site, page, editor):

@@ -27,6 +27,7 @@ def nudge(page):
 
 
 def test_equal_nudges_are_equal_angles_and_what_is_shown_is_how_far_the_pictures_moved(page, nudge):
+    nudge.locator(".live-pad").scroll_into_view_if_needed()
     box = nudge.locator(".live-pad").bounding_box()
     unit = box["width"] / 240 * 108
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

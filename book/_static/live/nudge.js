@@ -1,19 +1,17 @@
 // Nudge: a disc of noises around one noise. Equal nudges side by side for the base model and Smooth Diffusion, and how far each picture moves.
 import {ask, drop, known} from './engine.js';
-import {caption, captionMenu} from './caption_menu.js';
 import {distance, statistics} from './mathematics.js';
 import {distances} from './distances.js';
 import {REST} from './frames.js';
-import {APART, draw, find as within, how} from './menu.js';
+import {APART, choices, draw, find as within, how, menuMarkup} from './menu.js';
 import {WIDEST, degrees, frame, nudged} from './nudges.js';
 import {pad} from './pad.js';
 
 const SCALES = [0, 1], ROWS = {base: 'Base model', smooth: 'Smooth Diffusion'}, NAMES = Object.keys(ROWS);
 const ROUND = 8;  // equal nudges in as many directions
-const FIRST = {word: 'sofa', colour: 'red', setting: 'apartment', ground: 'wood'};
 let figures = 0;
 
-const MARKUP = `<div class="live-choices live-caption"></div>
+const MARKUP = `${menuMarkup}
 <div class="live-choices"><label>Seed <input type="number" class="live-seed" min="0" max="999999" step="1" value="1"></label>
 <button type="button" class="live-another">Another picture</button></div>
 <div class="live-beside"><div class="live-padded"><svg class="live-pad"></svg>
@@ -33,15 +31,14 @@ ${ROUND} directions. ${APART.replace('walk', 'picture')}</p>`;
 export function start(root, manifest, began) {
   root.innerHTML = MARKUP;
   const find = name => within(root, name), figure = root.closest('.live-widget'), said = within(figure, 'status'), slot = `nudge${figures++}`;
-  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = captionMenu(find('caption'), manifest, FIRST, restart);
-  const state = {seed: 1, axes: null, seen: new Map(), turn: 0};
-  const text = () => caption(manifest, menu.words());
+  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = choices(root, manifest, restart);
+  const state = {seed: 1, axes: null, seen: new Map(), turn: 0, round: null};
   let timer = 0;
 
-  const key = (place, steps) => JSON.stringify(['nudge', state.seed, text(), place.map(value => value.toFixed(4)), steps]);
+  const key = (place, steps) => JSON.stringify(['nudge', state.seed, menu.caption(), place.map(value => value.toFixed(4)), steps]);
   function request(place, steps) {
     const latent = nudged(state.axes, place);
-    return {kind: 'sample', latents: SCALES.map(() => latent), scales: SCALES, prompts: text(), steps};
+    return {kind: 'sample', latents: SCALES.map(() => latent), scales: SCALES, prompts: menu.caption(), steps};
   }
   const wish = (urgency, place, steps, where = slot) => ask(where, urgency, key(place, steps), request(place, steps));
   // How far the picture of each model moved from the centre's, of the same number of steps; null while one is not there.
@@ -53,7 +50,7 @@ export function start(root, manifest, began) {
   function show(images, place, steps) {
     const moved = distancesAt(place, steps), where = `${degrees(place).toFixed(0)}° from the centre, ${steps} steps`;
     NAMES.forEach((name, row) => {
-      draw(find(name), images[row], `${ROWS[name]}: ${text()}, ${where}`);
+      draw(find(name), images[row], `${ROWS[name]}: ${menu.caption()}, ${where}`);
       find(`${name}-moved`).textContent = moved ? `moved by ${moved[row].toFixed(2)}` : '';
     });
     find('where').textContent = where;
@@ -69,7 +66,7 @@ export function start(root, manifest, began) {
     stop();
     const place = disc.place(), turn = state.turn;
     if (!again()) wish(0, place, few).then(({images}) => {
-      if (turn === state.turn && figure.dataset.busy !== 'round' && !known(key(disc.place(), many))) show(images, place, few);
+      if (turn === state.turn && !state.round && !known(key(disc.place(), many))) show(images, place, few);
     }, failed);
     timer = setTimeout(rested, REST);
   }
@@ -88,6 +85,7 @@ export function start(root, manifest, began) {
       if (turn !== state.turn || String(place) !== String(disc.place())) return;
       see(place);
       const numbers = show(images, place, many);
+      if (!numbers) return;  // the centre was pushed out by newer pictures
       const [base, smooth] = numbers.map(value => value.toFixed(2)), by = degrees(place).toFixed(0);
       said.textContent = by === '0' ? 'At the centre.'
         : `Nudged by ${by}°, the base model's picture moves by ${base}, Smooth Diffusion's by ${smooth}.`;
@@ -104,11 +102,11 @@ export function start(root, manifest, began) {
   }
 
   async function round() {
-    const radius = Math.hypot(...disc.place()) || 0.5, turn = state.turn;
+    const radius = Math.hypot(...disc.place()) || 0.5;
     const places = Array.from({length: ROUND}, (_, k) => [Math.cos, Math.sin].map(part => radius * part(2 * Math.PI * k / ROUND)));
     clearTimeout(timer);
     drop(slot);
-    figure.dataset.busy = 'round';
+    const mine = state.round = {};
     find('round').disabled = true;
     find('stop').hidden = false;
     try {
@@ -116,7 +114,7 @@ export function start(root, manifest, began) {
       for (const [k, place] of places.entries()) {
         said.textContent = `Nudge ${k + 1} of ${ROUND}.`;
         const {images} = await wish(1, place, many, `${slot} round`);
-        if (turn !== state.turn || figure.dataset.busy !== 'round') return;
+        if (mine !== state.round) return;
         see(place);
         disc.point(place);
         show(images, place, many);
@@ -130,13 +128,13 @@ export function start(root, manifest, began) {
       const [base, smooth] = found.map(({cv}) => `${(100 * cv).toFixed(0)} %`);
       said.textContent = `${ROUND} equal nudges of ${degrees(places[0]).toFixed(0)}°: the distances vary by ${base} for the base model, by ${smooth} for Smooth Diffusion.`;
     } catch (error) { failed(error); } finally {
-      if (figure.dataset.busy === 'round' && turn === state.turn) { stop(); again(); }
+      if (mine === state.round) { stop(); again(); }
     }
   }
 
   function stop() {
-    if (figure.dataset.busy) disc.point(disc.place());
-    delete figure.dataset.busy;
+    if (state.round) disc.point(disc.place());
+    state.round = null;
     drop(`${slot} round`);
     find('stop').hidden = true;
     find('round').disabled = false;
@@ -169,5 +167,5 @@ export function start(root, manifest, began) {
   });
   root.querySelector('caption').textContent = how(manifest, many);
   restart();
-  return {state, axes: () => state.axes, picture: (place, steps) => wish(0, place, steps, `${slot} test`), prompt: text};
+  return {state, axes: () => state.axes, picture: (place, steps) => wish(0, place, steps, `${slot} test`), prompt: menu.caption};
 }

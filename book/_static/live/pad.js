@@ -32,9 +32,8 @@ export function pad(svg, {label, most, distance, said, moved}) {
   function under(event) {
     const box = svg.getBoundingClientRect(), unit = SIZE / box.width * CELLS / RADIUS;
     let to = [(event.clientX - box.left - box.width / 2) * unit, (box.top + box.height / 2 - event.clientY) * unit];
-    const far = Math.hypot(...to) / CELLS;
-    if (far > 1) to = to.map(value => Math.trunc(value / far)); else to = to.map(Math.round);
-    if (Math.hypot(...to) > CELLS) to = to.map(value => value - Math.sign(value));  // rounded out of the disc
+    const far = Math.max(1, Math.hypot(...to) / CELLS), near = to.map(value => Math.round(value / far));
+    to = Math.hypot(...near) > CELLS ? to.map(value => Math.trunc(value / far)) : near;  // rounded out of the disc
     go(to.map(value => value + 0));  // no -0
   }
   svg.addEventListener('pointerdown', event => {

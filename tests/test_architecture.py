@@ -19,7 +19,7 @@ ROOMS = {
     "world": ("base", "runs", "weights"),
     "judges": ("base", "weights", "world"),
     "training": ("base", "weights", "data", "world", "judges"),
-    "book": ("base", "weights", "world"),  # book.live exports the model
+    "book": ("base", "weights", "world"),  # book.live exports the weights, and a menu of the world's captions, for the reader's browser
     "studies": ("base", "book", "runs", "weights", "data", "evidence", "judges"),
     "app": ("base", "book", "weights", "data", "studies"),
 }

@@ -72,5 +72,5 @@ export function draw(canvas, image, label, at = 0, count = 1) {
 }
 
 // What a live number has to carry: sampler, steps, guidance, precision; and that it is no recorded one.
-export const how = (manifest, steps) => `Live, on this device: DDIM, ${steps} steps, guidance ${manifest.guidance}, ${manifest.precision}`;
+export const how = (manifest, steps) => `Live, on this device: DDIM, ${steps}, guidance ${manifest.guidance}, ${manifest.precision}`;
 export const APART = 'These numbers are of this one walk; the recorded results of this book are of many, and the two are never mixed.';

@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import pytest
-from browsing import Site, headless
+from browsing import PHONE, Site, headless
 
 from companion.base.paths import ROOT
 from companion.book.live import export, widgets
@@ -43,11 +43,14 @@ def button(page, name):
 
 
 def loaded(page, name):
-    """Press the widget's button, wait until its first picture is there, and return the widget."""
+    """Press the widget's button, wait until its model is there, and return the widget."""
     button(page, name).click()
-    page.wait_for_selector(f'[data-live="{name}"][data-first]', timeout=LOADING)
+    page.locator(f'[data-live="{name}"] .live-body').wait_for(timeout=LOADING)
     return page.locator(f'[data-live="{name}"]')
 
 
-def wait(page, condition, argument=None):
-    page.wait_for_function(condition, arg=argument, timeout=LOADING)
+def wait(page, condition, argument=None, times=1):
+    page.wait_for_function(condition, arg=argument, timeout=times * LOADING)
+
+
+__all__ = ["LOADING", "PHONE", "STEPS", "button", "live_site", "loaded", "wait"]

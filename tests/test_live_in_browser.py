@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from browsing import LOOK, PHONE
-from live_site import LOADING, STEPS, button, live_site, loaded, wait
+from browsing import LOOK
+from live_site import LOADING, PHONE, STEPS, button, live_site, loaded, wait
 from test_accessibility import SERIOUS, findings
 from test_live import rescale
 
@@ -32,6 +32,7 @@ def ready(site):
     site.open(page, "index.html")
     assert not [url for url in asked if "_static" in url], "something was loaded before anyone asked"
     loaded(page, "walk")
+    page.wait_for_selector("[data-live=walk][data-first]", timeout=LOADING)
     print("seconds to the first picture:", page.get_attribute("[data-live=walk]", "data-first"))
     return page
 

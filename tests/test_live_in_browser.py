@@ -98,6 +98,7 @@ def test_the_slider_answers_to_keys_and_pointer_and_the_walk_completes_with_its_
     ready.keyboard.press("ArrowRight")
     wait(ready, f"document.querySelector('[data-live=walk]').dataset.shown === '0.05 {FINE}'")
     assert slider.get_attribute("aria-valuetext") == f"eta 0.05, {FINE} steps"
+    slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
     ready.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
     ready.mouse.down()
@@ -130,15 +131,14 @@ def test_two_widgets_share_the_model_and_agree(ready, site):
     assert ready.input_value("[data-live=walk] .live-seed-a") == "3" and ready.inner_text(".live-base-cv") == "–"
     widget = loaded(ready, "smoothness")
     for field, seed in (("a", "3"), ("b", "4")):
-        widget.locator(f".live-seed-{field}").fill("7" + seed)
         widget.locator(f".live-seed-{field}").fill(seed)
         widget.locator(f".live-seed-{field}").press("Tab")
-    wait(ready, f"document.querySelector('[data-live=smoothness]').dataset.walk === '1 {FINE}'")
+    wait(ready, "document.querySelector('[data-live=smoothness] .live-status').textContent.startsWith('Strength 1.00 buys')")
     wait(ready, WALKED)
     rows = {row.inner_text().split()[0]: row.inner_text().split() for row in widget.locator("tbody tr").all()}
     for strength, name in (("0.00", "base"), ("1.00", "smooth")):
-        shown = [ready.inner_text(f".live-{name}-{word}") for word in ("istd", "cv", "mean")]
-        assert rows[strength][1:5] == [str(FINE), *shown]
+        shown = [float(ready.inner_text(f".live-{name}-{word}")) for word in ("istd", "cv", "mean")]
+        assert rows[strength][1] == str(FINE) and [float(value) for value in rows[strength][2:5]] == pytest.approx(shown, abs=0.011)
     assert rows["0.00"][5:7] == ["0.00", "100"] and float(rows["1.00"][5]) > 0
     widget.locator(".live-strength").focus()
     ready.keyboard.press("ArrowLeft")
@@ -190,29 +190,39 @@ def resident(browser):
     return sum(int(text.split("VmRSS:")[1].split()[0]) for text in lines) / 1000
 
 
-def test_a_hundred_pictures_need_no_more_memory_and_no_network_and_leave_the_page_responsive(ready, site):
+def test_a_hundred_pictures_need_no_more_memory_and_no_network(ready, site):
     if not Path("/proc/self/status").is_file():
         pytest.skip("the memory of a process is read from /proc")
     pictures = """async ([from, count]) => {
         const engine = await import('./_static/live/engine.js'), {noise} = await import('./_static/live/mathematics.js');
-        let gap = 0, last = performance.now();
-        const timer = setInterval(() => { gap = Math.max(gap, performance.now() - last); last = performance.now(); }, 10);
         for (let k = from; k < from + count; k++) {
             const request = {kind: 'sample', latents: [noise(k, 1024)], prompts: 'a photo of a dog', scales: 1, steps: 1, guidance: 1};
             await engine.ask('test', 0, `test ${k}`, request);
         }
-        clearInterval(timer);
-        return {gap, ...await engine.memory()};
+        return (await engine.memory()).heap;
     }"""
     ready.context.set_offline(True)
-    before, heap = ready.evaluate(pictures, [0, 10])["heap"], resident(site.browser)
-    after = ready.evaluate(pictures, [10, 100])
-    grown = resident(site.browser) - heap
+    before, used = ready.evaluate(pictures, [0, 10]), resident(site.browser)
+    after, grown = ready.evaluate(pictures, [10, 100]), resident(site.browser) - used
     ready.context.set_offline(False)
-    print(f"runtime {before / 1e6:.0f} MB, renderers {heap:.0f} MB, grown by {grown:.0f} MB; longest gap {after['gap']:.0f} ms")
-    assert after["heap"] == before > 0 and grown < 20  # 5 MB of them are the pictures, which are kept
-    assert after["gap"] < 400
+    print(f"runtime {before / 1e6:.0f} MB, renderers {used:.0f} MB, grown by {grown:.0f} MB")
+    assert after == before > 0 and grown < 20  # 5 MB of them are the pictures, which are kept
     assert not site.complaints
+
+
+def test_the_page_answers_while_a_picture_is_made(ready):
+    """On the page's own thread it would answer between two calls of a network only."""
+    ticks, calls = ready.evaluate("""async () => {
+        const {ask} = await import('./_static/live/engine.js'), {noise} = await import('./_static/live/mathematics.js');
+        const latents = [0, 1, 2, 3].map(k => noise(k, 1024)), steps = 4;
+        let ticks = 0;
+        const timer = setInterval(() => { ticks++; }, 5);
+        await ask('test', 0, null, {kind: 'sample', latents, prompts: 'a photo of a dog', scales: 1, steps});
+        clearInterval(timer);
+        return [ticks, steps + 1];
+    }""")
+    print(f"{ticks} ticks during {calls} calls")
+    assert ticks > 4 * calls
 
 
 def test_loading_can_be_cancelled_begun_again_and_a_reload_begins_anew(site):

@@ -1,6 +1,7 @@
 """A phone's page with live widgets whose model takes few steps, for tests of what does not depend on their number."""
 
 import torch
+from browsing import LOOK
 from live_site import PHONE, wait
 from test_accessibility import SERIOUS, findings
 
@@ -29,9 +30,10 @@ def psnr(a, b):
 
 
 def faults(site, page):
-    """What axe-core finds in light and dark, what is too wide for a phone, what the console or the network said."""
-    found = ["wider than a phone"] if page.evaluate("document.documentElement.scrollWidth") > PHONE["width"] else []
+    """In light and dark what axe-core finds, and what cannot be read or does not fit; what the console or the network said."""
+    found = []
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
         found += [(theme, *finding) for finding in findings(page) if finding[0] in SERIOUS]
+        found += page.evaluate(LOOK)["problems"]
     return found + site.complaints

@@ -26,7 +26,7 @@ class Live(Directive):
         env = self.state.document.settings.env
         env.note_reread()  # what is installed may change between builds
         docname = env.docname
-        static = "../" * docname.count("/") + "_static"
+        static = "./" + "../" * docname.count("/") + "_static"  # a module's address begins with a dot
         try:
             html = widgets.launcher(self.arguments[0], manifest(), static)
         except ValueError as error:

@@ -1,7 +1,5 @@
 // A caption by four menus: what is chosen stays possible, so a class without colours has none, and a setting offers its own grounds.
 export const FIELDS = {word: 'What', colour: 'Colour', setting: 'Where', ground: 'Ground'};
-export const FIRST = {word: 'sofa', colour: 'red', setting: 'apartment', ground: 'wood'};  // what is chosen at first
-
 const unique = values => [...new Set(values)];
 
 // The values that a field of `words` can take, the rest staying as it is.

@@ -163,7 +163,7 @@ export async function start(root, manifest, began) {
     find('go').focus();
   });
   find('go').addEventListener('click', () => { act(way ? editIt : invertIt); slider.focus(); });
-  root.querySelector('caption').textContent = `${how(manifest, `${steps} up and ${steps} down`)}. Up without guidance. These numbers are of this one picture; ` +
+  root.querySelector('caption').textContent = `${how(manifest, `${steps} steps up and ${steps} down`)}. Up without guidance. These numbers are of this one picture; ` +
     'the recorded results of this book are of many, and the two are never mixed.';
   figure.dataset.first ??= ((performance.now() - began) / 1000).toFixed(2);
   take(offered[0], '');

@@ -4,17 +4,20 @@ import {home, load, unable} from './engine.js';
 
 const MB = bytes => `${(bytes / 1e6).toFixed(1)} MB`;
 
-function styled() {
+function styled(figure) {
+  figure.classList.add('smooth-theme', 'smooth-on');
   if (document.querySelector('link[data-live]')) return;
-  const link = Object.assign(document.createElement('link'), {rel: 'stylesheet', href: new URL('live.css', home).href});
-  link.dataset.live = '';
-  document.head.append(link);
+  for (const name of ['model/theme.css', 'live.css']) {
+    const link = Object.assign(document.createElement('link'), {rel: 'stylesheet', href: new URL(name, home).href});
+    link.dataset.live = '';
+    document.head.append(link);
+  }
 }
 
 export async function begin(button) {
   const figure = button.closest('.live-widget'), said = figure.querySelector('.live-status'), reason = unable();
   if (reason) { button.disabled = true; said.textContent = reason; return; }
-  styled();
+  styled(figure);
   const stop = new AbortController(), began = performance.now(), name = figure.dataset.live;
   const wait = Object.assign(document.createElement('p'), {className: 'live-wait'});
   wait.innerHTML = '<progress aria-label="Loading the model"></progress> <span></span> <button type="button" class="live-cancel">Cancel</button>';

@@ -38,3 +38,14 @@ export function statistics(distances) {
   const istd = Math.sqrt(distances.reduce((sum, value) => sum + (value - mean) ** 2, 0) / distances.length);
   return {istd, mean, cv: mean ? istd / mean : NaN};
 }
+
+// Mean absolute difference of neighbouring pixels, along rows and columns, of a square image with three channels.
+export function detail(image) {
+  const side = Math.sqrt(image.length / 3);
+  let sum = 0;
+  for (let i = 0; i < image.length; i++) {
+    if ((i + 1) % side) sum += Math.abs(image[i + 1] - image[i]);
+    if (i % (side * side) < side * (side - 1)) sum += Math.abs(image[i + side] - image[i]);
+  }
+  return sum / (2 * 3 * side * (side - 1)) / 2;  // of pixels from 0 to 1
+}

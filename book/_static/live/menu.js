@@ -1,5 +1,5 @@
 // What the widgets share on the page: the menu of captions, two seeds, pictures on canvases, the line that tells how they were made.
-import {FIRST, caption, captionMenu} from './caption_menu.js';
+import {caption, captionMenu} from './caption_menu.js';
 
 const SEED_LIMIT = 999999;
 
@@ -11,9 +11,9 @@ export const seedMarkup = `<div class="live-choices">${[['seed-a', 'First noise'
   `<label>${label}, seed <input type="number" class="live-${name}" min="0" max="${SEED_LIMIT}" step="1"></label>`).join('')}
   <button type="button" class="live-another">Another pair</button></div>`;
 
-// Returns {caption()}.
-export function choices(root, manifest, changed) {
-  const menu = captionMenu(find(root, 'caption'), manifest, FIRST, changed);
+// The menu of captions, with `words` chosen at first. Returns {caption()}.
+export function choices(root, manifest, changed, words = {word: 'sofa', colour: null, setting: 'park', ground: 'grass'}) {
+  const menu = captionMenu(find(root, 'caption'), manifest, words, changed);
   return {caption: () => caption(manifest, menu.words())};
 }
 
@@ -54,5 +54,5 @@ export function draw(canvas, image, label, at = 0, count = 1) {
 }
 
 // What a live number has to carry: sampler, steps, guidance, precision; and that it is no recorded one.
-export const how = (manifest, steps) => `Live, on this device: DDIM, ${steps} steps, guidance ${manifest.guidance}, ${manifest.precision}`;
+export const how = (manifest, steps) => `Live, on this device: DDIM, ${steps}, guidance ${manifest.guidance}, ${manifest.precision}`;
 export const APART = 'These numbers are of this one walk; the recorded results of this book are of many, and the two are never mixed.';

@@ -9,6 +9,7 @@ import {pad} from './pad.js';
 
 const SCALES = [0, 1], ROWS = {base: 'Base model', smooth: 'Smooth Diffusion'}, NAMES = Object.keys(ROWS);
 const ROUND = 8;  // equal nudges in as many directions
+const FIRST = {word: 'sofa', colour: 'red', setting: 'apartment', ground: 'wood'};
 let figures = 0;
 
 const MARKUP = `${menuMarkup}
@@ -31,7 +32,7 @@ ${ROUND} directions. ${APART.replace('walk', 'picture')}</p>`;
 export function start(root, manifest, began) {
   root.innerHTML = MARKUP;
   const find = name => within(root, name), figure = root.closest('.live-widget'), said = within(figure, 'status'), slot = `nudge${figures++}`;
-  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = choices(root, manifest, restart);
+  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = choices(root, manifest, restart, FIRST);
   const state = {seed: 1, axes: null, seen: new Map(), turn: 0, round: null};
   let timer = 0;
 
@@ -165,7 +166,7 @@ export function start(root, manifest, began) {
     label: 'Nudge of the noise in two directions', most: WIDEST, distance: degrees, moved,
     said: ([x, y]) => `${degrees([x, y]).toFixed(0)} degrees from the centre, ${Math.round(10 * x)} to the right, ${Math.round(10 * y)} up`,
   });
-  root.querySelector('caption').textContent = how(manifest, many);
+  root.querySelector('caption').textContent = how(manifest, `${many} steps`);
   restart();
   return {state, axes: () => state.axes, picture: (place, steps) => wish(0, place, steps, `${slot} test`), prompt: menu.caption};
 }

@@ -84,7 +84,7 @@ export function start(root, manifest, began) {
       const values = whole ? statistics(rows[row]) : {};
       for (const number of Object.keys(NUMBERS)) find(root, `${name}-${number}`).textContent = values[number]?.toFixed(number === 'cv' ? 3 : 2) ?? '–';
     });
-    root.querySelector('caption').textContent = how(manifest, steps);
+    root.querySelector('caption').textContent = how(manifest, `${steps} steps`);
     note.textContent = count === FRAMES ? `Curve and numbers: ${steps} steps a picture.` : `Frame ${count} of ${FRAMES}, ${filling} steps a picture.`;
     figure.dataset.walk = whole ? steps : 0;
   }

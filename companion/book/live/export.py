@@ -15,6 +15,7 @@ import torch
 
 from companion.base.files import atomic_write
 from companion.base.paths import ADAPTERS, MODELS, ROOT, SCENES
+from companion.book.theme import THEME
 
 from .menu import places, subjects, words
 from .scenes import scene_bytes, scenes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MODEL, ADAPTER = "mini", "smooth"
 STEPS = (8, 20)  # while a slider moves, and when it rests
+MANIFEST, STYLE = "manifest.json", "theme.css"
 HOME = ROOT / "_build" / "live"
 RUNTIME = ROOT / "book" / "_static" / "vendor" / "ort"
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm.gz")
@@ -38,7 +40,7 @@ def can_export() -> bool:
 
 def export(folder: Path = HOME) -> dict[str, Any]:
     """Fill `folder` with what the widgets load, unless it holds just that, and return the manifest."""
-    manifest, key = folder / "manifest.json", _key()
+    manifest, key = folder / MANIFEST, _key()
     if manifest.is_file():
         known = json.loads(manifest.read_text(encoding="utf-8"))
         if known["key"] == key and all(_is_there(folder, name, entry) for name, entry in known["files"].items()):
@@ -46,11 +48,11 @@ def export(folder: Path = HOME) -> dict[str, Any]:
     from companion.weights.pipelines import default_guidance_scale, load_pipeline
 
     pipe = load_pipeline(MODEL, adapter=ADAPTER)
-    files = {name: _written(folder, name, content) for name, content in network_bytes(pipe, half=True).items()}
+    made = {STYLE: THEME.encode(), "scenes.bin": scene_bytes()} | network_bytes(pipe, half=True)
+    files = {name: _written(folder, name, content) for name, content in made.items()}
     files |= {name: _listed(f"../vendor/ort/{name}", (RUNTIME / name).read_bytes()) for name in RUNTIME_FILES}
-    files["scenes.bin"] = _written(folder, "scenes.bin", scene_bytes())
     side = pipe.unet.config.sample_size
-    made = {
+    listed = {
         "key": key,
         "model": MODEL,
         "adapter": ADAPTER,
@@ -67,8 +69,8 @@ def export(folder: Path = HOME) -> dict[str, Any]:
         "scenes": scenes(),
         "files": files,
     }
-    atomic_write(manifest, json.dumps(made).encode())
-    return made
+    atomic_write(manifest, json.dumps(listed).encode())
+    return listed
 
 
 def loaded_bytes(manifest: dict[str, Any], parts: Iterable[str]) -> int:
@@ -135,10 +137,10 @@ def _is_there(folder: Path, name: str, entry: dict[str, Any]) -> bool:
 
 
 def _key() -> str:
-    """A hash of what the files are made from: cards of the weights and scenes, this package, the runtime."""
+    """A hash of what the files are made from: cards of the weights and scenes, this package, the plots' colours, the runtime."""
     cards = [folder / "card.json" for folder in (MODELS / MODEL, ADAPTERS / ADAPTER, SCENES)]
     sources = [*cards, *sorted(Path(__file__).parent.glob("*.py"))]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(THEME.encode())
     for file in (*sources, *(RUNTIME / name for name in RUNTIME_FILES)):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

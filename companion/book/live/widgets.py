@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from companion.book.theme import THEME
-
 from .export import WITHOUT, loaded_bytes
 
 FAILED = "The model needs a page that comes from a server, such as that of python -m http.server; this one could not load its scripts."
@@ -28,8 +26,7 @@ WIDGETS = {
     ),
     "smoothness": LiveWidget(
         "One walk at every strength of the LoRA, made in your browser",
-        "Turn up the Smooth-LoRA on one walk, from 0 to 1.5: your own device makes the pictures, "
-        "and measures what it buys and what it costs.",
+        "Turn up the Smooth-LoRA on one walk, from 0 to 1.5: your own device makes the pictures and measures what that buys and costs.",
     ),
     "nudge": LiveWidget(
         "Nudges around one noise, made in your browser",
@@ -64,8 +61,9 @@ def launcher(name: str, manifest: Mapping[str, Any] | None, static: str) -> str:
     begin = f"import('{escape(static)}/live/live.js').then(l=>l.begin(this),()=>{{{failed}}})"
     size = loaded_bytes(manifest, widget.parts) / 1e6
     return (
-        f'<style>{THEME}</style><div class="smooth-theme smooth-on live-widget" data-live="{name}" data-parts="{" ".join(widget.parts)}" '
-        f'role="group" aria-label="{escape(widget.label)}"><p>{escape(widget.invitation)} Nothing is sent anywhere.</p>'
+        f'<div class="live-widget" data-live="{name}" data-parts="{" ".join(widget.parts)}" '
+        f'role="group" aria-label="{escape(widget.label)}">'
+        f"<p>{escape(widget.invitation)} Nothing is sent anywhere.</p>"
         f'<p><button type="button" class="live-load" onclick="{begin}">Load the model, {size:.0f} MB</button></p>'
         '<noscript>It needs JavaScript.</noscript><p class="live-status" role="status"></p></div>'
     )

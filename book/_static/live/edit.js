@@ -64,6 +64,7 @@ export async function start(root, manifest, began) {
 
   function showEdit({images}, at) {
     show('edit', 'reached', images, truth(), `: ${target()}, r ${at.toFixed(2)}`);
+    figure.dataset.first ??= ((performance.now() - began) / 1000).toFixed(2);  // seconds from the button to the first edit
     figure.dataset.shown = `${shown.id} ${at}`;
   }
 
@@ -96,13 +97,13 @@ export async function start(root, manifest, began) {
   }
 
   async function editIt(alive) {
-    const at = ratio(), wanted = target(), began = performance.now(), of = steps - switchStep(at, steps);
+    const at = ratio(), wanted = target(), asked = performance.now(), of = steps - switchStep(at, steps);
     if (of) working(0, of);
     const found = await edited(way, wanted, at, slot, 1, ({step}) => { if (alive()) working(step, of); });
     if (!alive()) return;
     showEdit(found, at);
     working(null);
-    figure.dataset.editing = ((performance.now() - began) / 1000).toFixed(2);
+    figure.dataset.editing = ((performance.now() - asked) / 1000).toFixed(2);
     const [base, smooth] = NAMES.map(name => find(`${name}-reached`).textContent);
     said.textContent = `Edited at r ${at.toFixed(2)}. ` +
       (truth() ? `PSNR to the true edit: base model ${base} dB, Smooth Diffusion ${smooth} dB.` : 'There is no true picture of this edit.');
@@ -165,7 +166,6 @@ export async function start(root, manifest, began) {
   find('go').addEventListener('click', () => { act(way ? editIt : invertIt); slider.focus(); });
   root.querySelector('caption').textContent = `${how(manifest, `${steps} steps up and ${steps} down`)}. Up without guidance. These numbers are of this one picture; ` +
     'the recorded results of this book are of many, and the two are never mixed.';
-  figure.dataset.first ??= ((performance.now() - began) / 1000).toFixed(2);
   take(offered[0], '');
   return {offered, source, target, take, way: () => way, edited: at => edited(way, target(), at, `${slot} asked`, 0)};
 }

@@ -25,7 +25,8 @@ ${NAMES.map(name => `<div><canvas class="live-${name}" width="64" height="64" ro
 <svg class="live-distances" role="img"></svg>
 <table><caption></caption><thead>
 <tr>${['Going round once', 'nudge', 'mean distance', 'CV'].map(word => `<th scope="col">${word}</th>`).join('')}</tr></thead><tbody>
-${NAMES.map(name => `<tr><th scope="row">${ROWS[name]}</th>${['angle', 'mean', 'cv'].map(word => `<td class="live-${name}-${word}">–</td>`).join('')}</tr>`).join('')}
+${NAMES.map(name => `<tr><th scope="row">${ROWS[name]}</th>
+${['angle', 'mean', 'cv'].map(word => `<td class="live-${name}-${word}">–</td>`).join('')}</tr>`).join('')}
 </tbody></table><p class="smooth-soft">Distances are L2 over all pixels, from 0 to 1, to the picture at the centre. CV: their standard deviation over their mean, in
 ${ROUND} directions. ${APART.replace('walk', 'picture')}</p>`;
 
@@ -127,7 +128,8 @@ export function start(root, manifest, began) {
         find(`${name}-cv`).textContent = found[row].cv.toFixed(3);
       });
       const [base, smooth] = found.map(({cv}) => `${(100 * cv).toFixed(0)} %`);
-      said.textContent = `${ROUND} equal nudges of ${degrees(places[0]).toFixed(0)}°: the distances vary by ${base} for the base model, by ${smooth} for Smooth Diffusion.`;
+      said.textContent = `${ROUND} equal nudges of ${degrees(places[0]).toFixed(0)}°: the distances vary by ${base} for the base model, ` +
+        `by ${smooth} for Smooth Diffusion.`;
     } catch (error) { failed(error); } finally {
       if (mine === state.round) { stop(); again(); }
     }

@@ -14,12 +14,12 @@ export function psnr(a, b) {
   return -10 * Math.log10(sum / a.length);
 }
 
-const key = (picture, source, ...what) => JSON.stringify(['edit', picture.id, source, ...what]);
+const key = (picture, source, steps, ...what) => JSON.stringify(['edit', picture.id, source, steps, ...what]);
 
 // {picture, source, steps, latents, images}: `latents` from the noise to the reconstruction, a pair for each step; `images` is what comes back.
 // told() hears of each of the 2 `steps` steps; ends with 'cancelled' once alive() no longer holds.
 export async function invert(picture, source, steps, slot, alive, told) {
-  const how = {steps, scales: SCALES, prompts: source}, named = what => key(picture, source, what);
+  const how = {steps, scales: SCALES, prompts: source}, named = what => key(picture, source, steps, what);
   const wish = (what, request) => {
     if (!alive()) throw Error('cancelled');
     return ask(slot, 1, named(what), request, told);
@@ -35,7 +35,7 @@ export async function invert(picture, source, steps, slot, alive, told) {
   return {picture, source, steps, latents: way, images};
 }
 
-const keyOf = (way, target, first) => key(way.picture, way.source, 'switched', target, first);
+const keyOf = (way, target, first) => key(way.picture, way.source, way.steps, 'switched', target, first);
 
 // The edit at a ratio if it is there, else undefined: {images}.
 export function knownEdit(way, target, ratio) {

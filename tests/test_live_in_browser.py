@@ -174,6 +174,18 @@ def test_a_wrong_seed_is_one_sentence_and_the_menu_offers_what_there_is(ready):
     wait(ready, "document.querySelector('.live-smooth').ariaLabel.includes('a photo of a dog on a tiled floor in a lobby')")
 
 
+def test_a_walk_can_be_stopped_and_goes_on_when_the_slider_moves(ready):
+    widget = ready.locator("[data-live=walk]")
+    widget.get_by_role("button", name="Another pair").click()
+    widget.get_by_role("button", name="Stop").click()
+    assert widget.locator(".live-status").inner_text() == "Stopped. The walk goes on when the slider moves."
+    ready.wait_for_timeout(700)  # longer than a slider takes to come to rest
+    assert ready.evaluate("document.querySelector('[data-live=walk]').dataset.walk") == "0"
+    widget.locator(".live-eta").focus()
+    ready.keyboard.press("End")
+    wait(ready, WALKED)
+
+
 def test_an_unknown_word_is_named_and_the_worker_goes_on(ready):
     said = ready.evaluate("""async () => {
         const {ask} = await import('./_static/live/engine.js');

@@ -19,7 +19,7 @@ ROOMS = {
     "world": ("base", "runs", "weights"),
     "judges": ("base", "weights", "world"),
     "training": ("base", "weights", "data", "world", "judges"),
-    "book": ("base", "weights", "world"),  # book.live exports the weights, and a menu of the world's captions, for the reader's browser
+    "book": ("base", "weights", "data", "world"),  # book.live exports the weights, a menu of captions and scenes to edit
     "studies": ("base", "book", "runs", "weights", "data", "evidence", "judges"),
     "app": ("base", "book", "weights", "data", "studies"),
 }

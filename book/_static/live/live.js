@@ -37,7 +37,7 @@ export async function begin(button) {
     wait.replaceWith(root);
     button.closest('p').remove();
     said.textContent = 'The model is loaded.';
-    figure.live = widget.start(root, manifest, began);
+    figure.live = await widget.start(root, manifest, began);
     root.querySelector('select, input, button')?.focus({preventScroll: true});
   } catch (error) {
     wait.remove();

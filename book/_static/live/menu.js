@@ -1,38 +1,20 @@
 // What the widgets share on the page: the menu of captions, two seeds, pictures on canvases, the line that tells how they were made.
-const SELECTS = {class: 'What', colour: 'Colour', setting: 'Where', ground: 'Ground'}, SEED_LIMIT = 999999;
+import {caption, captionMenu} from './caption_menu.js';
+
+const SEED_LIMIT = 999999;
 
 export const find = (root, name) => root.querySelector(`.live-${name}`);
 
-export const menuMarkup = `<div class="live-choices">${Object.entries(SELECTS).map(([name, label]) =>
-  `<label>${label} <select class="live-${name}"></select></label>`).join('')}</div>`;
+export const menuMarkup = '<div class="live-choices live-caption"></div>';
 
 export const seedMarkup = `<div class="live-choices">${[['seed-a', 'First noise'], ['seed-b', 'Second noise']].map(([name, label]) =>
   `<label>${label}, seed <input type="number" class="live-${name}" min="0" max="${SEED_LIMIT}" step="1"></label>`).join('')}
   <button type="button" class="live-another">Another pair</button></div>`;
 
-// The menu of captions: what is chosen stays possible, so a class without colours has none, and a setting offers its own grounds.
-// Returns {caption()}.
-export function choices(root, manifest, changed) {
-  const [cls, colour, setting, ground] = Object.keys(SELECTS).map(name => find(root, name));
-  const fill = (menu, words) => {
-    const before = menu.value;
-    menu.replaceChildren(...words.map(word => new Option(word ?? 'its own', word ?? '')));
-    if (words.some(word => (word ?? '') === before)) menu.value = before;
-    menu.disabled = words.length < 2;
-  };
-  const colours = () => fill(colour, manifest.subjects.filter(one => one.word === cls.value).map(one => one.colour));
-  const grounds = () => fill(ground, manifest.places.filter(one => one.setting === setting.value).map(one => one.ground));
-  fill(cls, [...new Set(manifest.subjects.map(one => one.word))]);
-  fill(setting, [...new Set(manifest.places.map(one => one.setting))]);
-  if ([...cls.options].some(option => option.value === 'sofa')) cls.value = 'sofa';
-  colours(); grounds();
-  cls.addEventListener('change', () => { colours(); changed(); });
-  setting.addEventListener('change', () => { grounds(); changed(); });
-  for (const menu of [colour, ground]) menu.addEventListener('change', changed);
-  return {caption: () => {
-    const {begins} = manifest.subjects.find(one => one.word === cls.value && (one.colour ?? '') === colour.value);
-    return `${begins} ${manifest.places.find(one => one.setting === setting.value && one.ground === ground.value).ends}`;
-  }};
+// The menu of captions, with `words` chosen at first. Returns {caption()}.
+export function choices(root, manifest, changed, words = {word: 'sofa', colour: null, setting: 'park', ground: 'grass'}) {
+  const menu = captionMenu(find(root, 'caption'), manifest, words, changed);
+  return {caption: () => caption(manifest, menu.words())};
 }
 
 // Two seeds, and the button that takes the next two. Returns the object whose `pair` is theirs.

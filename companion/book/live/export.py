@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from companion.base.files import atomic_write
-from companion.base.paths import ADAPTERS, MODELS, ROOT
+from companion.base.paths import ADAPTERS, MODELS, ROOT, SCENES
 from companion.book.theme import THEME
 
 from .menu import places, subjects, words
+from .scenes import scene_bytes, scenes
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -47,7 +48,7 @@ def export(folder: Path = HOME) -> dict[str, Any]:
     from companion.weights.pipelines import default_guidance_scale, load_pipeline
 
     pipe = load_pipeline(MODEL, adapter=ADAPTER)
-    made = {STYLE: THEME.encode()} | network_bytes(pipe, half=True)
+    made = {STYLE: THEME.encode(), "scenes.bin": scene_bytes()} | network_bytes(pipe, half=True)
     files = {name: _written(folder, name, content) for name, content in made.items()}
     files |= {name: _listed(f"../vendor/ort/{name}", (RUNTIME / name).read_bytes()) for name in RUNTIME_FILES}
     side = pipe.unet.config.sample_size
@@ -65,6 +66,7 @@ def export(folder: Path = HOME) -> dict[str, Any]:
         "words": words(pipe.tokenizer),
         "subjects": subjects(),
         "places": places(),
+        "scenes": scenes(),
         "files": files,
     }
     atomic_write(manifest, json.dumps(listed).encode())
@@ -135,8 +137,9 @@ def _is_there(folder: Path, name: str, entry: dict[str, Any]) -> bool:
 
 
 def _key() -> str:
-    """A hash of what the files are made from: cards of the weights, this package, the plots' colours, the runtime."""
-    sources = [MODELS / MODEL / "card.json", ADAPTERS / ADAPTER / "card.json", *sorted(Path(__file__).parent.glob("*.py"))]
+    """A hash of what the files are made from: cards of the weights and scenes, this package, the plots' colours, the runtime."""
+    cards = [folder / "card.json" for folder in (MODELS / MODEL, ADAPTERS / ADAPTER, SCENES)]
+    sources = [*cards, *sorted(Path(__file__).parent.glob("*.py"))]
     digest = hashlib.sha256(THEME.encode())
     for file in (*sources, *(RUNTIME / name for name in RUNTIME_FILES)):
         digest.update(hashlib.sha256(file.read_bytes()).digest())

@@ -28,6 +28,17 @@ WIDGETS = {
         "One walk at every strength of the LoRA, made in your browser",
         "Turn up the Smooth-LoRA on one walk, from 0 to 1.5: your own device makes the pictures and measures what that buys and costs.",
     ),
+    "nudge": LiveWidget(
+        "Nudges around one noise, made in your browser",
+        "Point where the noise should go: your own device makes the neighbouring picture, by the base model and by Smooth Diffusion, "
+        "and measures how far each has moved.",
+    ),
+    "edit": LiveWidget(
+        "A picture inverted and edited in your browser",
+        "Take a test scene or a picture of your own, and switch a word of its caption: your own device inverts the picture, brings it "
+        "back, and edits it.",
+        ("unet", "decoder", "text", "encoder"),
+    ),
 }
 
 

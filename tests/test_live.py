@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -26,6 +27,25 @@ def test_without_the_extra_a_sentence_stands_in_the_widgets_place(monkeypatch):
     assert not export.can_export()
     with pytest.raises(ValueError, match="live is 'fly', but must be one of walk"):
         widgets.launcher("fly", None, "_static")
+
+
+@pytest.mark.parametrize("name", widgets.WIDGETS)
+def test_a_page_carries_a_sentence_and_a_button_until_it_is_asked(name):
+    """No style, no script, no file; under a kilobyte and a half a widget."""
+    files = {file: {"bytes": 10**6} for file in (*export.RUNTIME_FILES, *(f"{part}.onnx" for part in export.PARTS))}
+    html = widgets.launcher(name, {"files": files}, "../_static")
+    assert f"Load the model, {3 + len(widgets.WIDGETS[name].parts)} MB" in html and "Nothing is sent anywhere." in html
+    assert len(html.encode()) < 1500 and not re.search("<(script|style|link|img)|src=", html)
+
+
+@pytest.mark.parametrize("page", ["intro", "method"])
+def test_the_pages_have_the_walk_or_say_why_not(page):
+    built = ROOT / "_build" / "html" / "book" / f"{page}.html"
+    if not built.is_file():
+        pytest.skip("the book has not been built: make book")
+    text, made = built.read_text(encoding="utf-8"), (built.parents[1] / "_static" / "live" / "model" / export.MANIFEST).is_file()
+    assert ('data-live="walk"' in text) == made and (export.WITHOUT in text) != made
+    assert "_static/live/live.css" not in text and "vendor/ort" not in text
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,20 @@ def expected(noise, caption, scale, steps):
     return decode_latents(pipe, latents)
 
 
+def walked(page, steps):
+    """What the library says of the walk that the widget Walk has made."""
+    walks = page.evaluate(
+        """async steps => {
+        const {live} = document.querySelector('[data-live=walk]'), frames = [];
+        for (let k = 0; k < 11; k++) frames.push((await live.picture(k / 10, steps)).images.map(image => [...image]));
+        return frames;
+    }""",
+        steps,
+    )
+    pixels = torch.tensor(walks, dtype=torch.float64).transpose(0, 1) / 2 + 0.5  # (2, 11, 3 H W)
+    return step_statistics(pixels.diff(dim=1).norm(dim=2))
+
+
 def psnr(a, b):
     return float(-10 * torch.log10(((torch.tensor(a).reshape(b.shape) - b) / 2).square().mean()))
 
@@ -107,13 +121,7 @@ def test_the_slider_answers_to_keys_and_pointer_and_the_walk_completes_with_its_
     wait(ready, "/^0.[4-8]\\d* /.test(document.querySelector('[data-live=walk]').dataset.shown)")  # while the pointer is down
     ready.mouse.up()
     wait(ready, WALKED)
-    walks = ready.evaluate("""async steps => {
-        const {live} = document.querySelector('[data-live=walk]'), frames = [];
-        for (let k = 0; k < 11; k++) frames.push((await live.picture(k / 10, steps)).images.map(image => [...image]));
-        return frames;
-    }""", FINE)  # fmt: skip
-    pixels = torch.tensor(walks, dtype=torch.float64).transpose(0, 1) / 2 + 0.5  # (2, 11, 3 H W)
-    numbers = step_statistics(pixels.diff(dim=1).norm(dim=2))
+    numbers = walked(ready, FINE)
     for row, name in enumerate(("base", "smooth")):
         shown = {word: float(ready.inner_text(f".live-{name}-{word}")) for word in ("istd", "mean", "cv")}
         assert shown["istd"] == pytest.approx(float(numbers["istd"][row]), abs=0.0051)
@@ -133,13 +141,15 @@ def test_two_widgets_share_the_model_and_agree(ready, site):
     for field, seed in (("a", "3"), ("b", "4")):
         widget.locator(f".live-seed-{field}").fill(seed)
         widget.locator(f".live-seed-{field}").press("Tab")
-    wait(ready, "document.querySelector('[data-live=smoothness] .live-status').textContent.startsWith('Strength 1.00 buys')")
-    wait(ready, WALKED)
-    rows = {row.inner_text().split()[0]: row.inner_text().split() for row in widget.locator("tbody tr").all()}
-    for strength, name in (("0.00", "base"), ("1.00", "smooth")):
-        shown = [float(ready.inner_text(f".live-{name}-{word}")) for word in ("istd", "cv", "mean")]
-        assert rows[strength][1] == str(FINE) and [float(value) for value in rows[strength][2:5]] == pytest.approx(shown, abs=0.011)
-    assert rows["0.00"][5:7] == ["0.00", "100"] and float(rows["1.00"][5]) > 0
+    wait(ready, "(({live}) => live.rowOf(0) && live.rowOf(1))(document.querySelector('[data-live=smoothness]'))")
+    for stop in ready.get_by_role("button", name="Stop").all():
+        stop.click()
+    numbers = walked(ready, STEPS[0])
+    rows = {cells[0]: cells[1:] for cells in (row.inner_text().split() for row in widget.locator("tbody tr").all())}
+    for row, strength in enumerate(("0.00", "1.00")):
+        shown = [float(numbers[word][row]) for word in ("istd", "cv", "mean_step")]
+        assert rows[strength][0] == str(STEPS[0]) and [float(value) for value in rows[strength][1:4]] == pytest.approx(shown, abs=0.0051)
+    assert rows["0.00"][4:6] == ["0.00", "100"] and float(rows["1.00"][4]) > 0
     widget.locator(".live-strength").focus()
     ready.keyboard.press("ArrowLeft")
     wait(ready, "document.querySelector('[data-live=smoothness]').dataset.walk.startsWith('0.75')")
@@ -149,6 +159,7 @@ def test_two_widgets_share_the_model_and_agree(ready, site):
         return {noise: [...request.latents[0]], caption: request.prompts, image: [...live.frames(0.75, steps)[5][0]]};
     }""", STEPS[0])  # fmt: skip
     assert psnr(made["image"], expected(torch.tensor(made["noise"]).reshape(1, 4, 16, 16), made["caption"], 0.75, STEPS[0])) >= 40
+    assert "DDIM" in widget.locator("caption").inner_text() and "guidance 3" in widget.locator("caption").inner_text()
     assert not site.complaints
 
 
@@ -172,6 +183,18 @@ def test_a_wrong_seed_is_one_sentence_and_the_menu_offers_what_there_is(ready):
     widget.locator(".live-setting").select_option("lobby")
     assert widget.locator(".live-ground option").all_inner_texts() == ["tiles", "wood", "carpet"]
     wait(ready, "document.querySelector('.live-smooth').ariaLabel.includes('a photo of a dog on a tiled floor in a lobby')")
+
+
+def test_a_walk_can_be_stopped_and_goes_on_when_the_slider_moves(ready):
+    widget = ready.locator("[data-live=walk]")
+    widget.get_by_role("button", name="Another pair").click()
+    widget.get_by_role("button", name="Stop").click()
+    assert widget.locator(".live-status").inner_text() == "Stopped. The walk goes on when the slider moves."
+    ready.wait_for_timeout(700)  # longer than a slider takes to come to rest
+    assert ready.evaluate("document.querySelector('[data-live=walk]').dataset.walk") == "0"
+    widget.locator(".live-eta").focus()
+    ready.keyboard.press("End")
+    wait(ready, f"document.querySelector('[data-live=walk]').dataset.shown === '1 {FINE}'")
 
 
 def test_an_unknown_word_is_named_and_the_worker_goes_on(ready):

@@ -20,7 +20,7 @@ export async function begin(button) {
   styled(figure);
   const stop = new AbortController(), began = performance.now(), name = figure.dataset.live;
   const wait = Object.assign(document.createElement('p'), {className: 'live-wait'});
-  wait.innerHTML = '<progress aria-label="Loading the model"></progress> <span></span> <button type="button" class="live-cancel">Cancel</button>';
+  wait.innerHTML = '<progress value="0" max="1" aria-label="Loading the model"></progress> <span></span> <button type="button" class="live-cancel">Cancel</button>';
   const [bar, size, cancel] = wait.children;
   button.disabled = true;
   button.closest('p').after(wait);

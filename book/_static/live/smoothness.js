@@ -14,7 +14,7 @@ const MARKUP = `${menuMarkup}${seedMarkup}
 <div class="live-strip"><canvas class="live-base" width="704" height="64" role="img" aria-label="Base model: no picture yet"></canvas>Base model (strength 0)</div>
 <div class="live-strip"><canvas class="live-smooth" width="704" height="64" role="img" aria-label="No picture yet"></canvas><span class="live-name"></span></div>
 <svg class="live-curve" viewBox="0 0 420 170" role="img" aria-label="Step distances of this walk"></svg>
-<p class="live-note"></p>
+<p><button type="button" class="live-stop">Stop</button> <span class="live-note"></span></p>
 <div class="live-scroll" tabindex="0" role="group" aria-label="Numbers for each strength"><table><caption></caption>
 <thead><tr>${COLUMNS.map(label => `<th scope="col">${label}</th>`).join('')}</tr></thead><tbody></tbody></table></div>
 <p class="smooth-soft">What it buys: equal steps, a lower CV (ISTD over the mean step). What it costs: pictures that are not the base model's (the mean L2 distance
@@ -113,6 +113,13 @@ export function start(root, manifest, began) {
   }
 
   slider.addEventListener('input', moved);
+  find(root, 'stop').addEventListener('click', () => {
+    turn++;
+    clearTimeout(timer);
+    drop(`${slot} frames`);
+    drop(slot);
+    said.textContent = 'Stopped. The walk goes on when the slider moves.';
+  });
   restart();
   return {rowOf, frames: (scale, steps) => made(walk(scale, steps))};
 }

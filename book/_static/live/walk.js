@@ -15,7 +15,7 @@ const MARKUP = `${menuMarkup}${seedMarkup}
 <label class="live-slide">Between the two noises, <span class="live-settings"></span>
 <input type="range" class="live-eta" min="0" max="100" step="5" value="0"></label>
 <svg class="live-curve" viewBox="0 0 420 170" role="img" aria-label="Step distances of this walk"></svg>
-<p class="live-note"></p>
+<p><button type="button" class="live-stop">Stop</button> <span class="live-note"></span></p>
 <table><caption></caption><thead><tr><th scope="col">This walk</th>${Object.values(NUMBERS).map(label => `<th scope="col">${label}</th>`).join('')}</tr></thead>
 <tbody>${Object.entries(ROWS).map(([name, label]) => `<tr><th scope="row">${label}</th>${cells(name)}</tr>`).join('')}</tbody></table>
 <p class="smooth-soft">Steps are L2 distances of neighbouring pictures, pixels from 0 to 1. ISTD: their standard deviation; CV: ISTD over the mean step. ${APART}</p>`;
@@ -98,6 +98,13 @@ export function start(root, manifest, began) {
   }
 
   slider.addEventListener('input', moved);
+  find(root, 'stop').addEventListener('click', () => {
+    turn++;
+    clearTimeout(timer);
+    drop(`${slot} frames`);
+    drop(slot);
+    said.textContent = 'Stopped. The walk goes on when the slider moves.';
+  });
   restart();
   return {
     walk, frame: (at, steps) => frame(walk(steps), at),

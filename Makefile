@@ -84,7 +84,7 @@ env: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"PYTHON is {v.major}.{v.minor}, but must be 3.11, 3.12 or 3.13")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,test,dev]'
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,live,test,dev]'
 	@touch $@
 
 # A preset that is missing is named before anything is installed or run.

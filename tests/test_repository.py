@@ -116,7 +116,8 @@ def test_files_are_small():
     large = []
     for file in tracked():
         path, size = file.relative_to(ROOT), file.stat().st_size
-        limit = 50 * MB if path.parts[0] == "data" else 3 * MB if "vendor" in path.parts else 300 * KB
+        # 4 MB: the runtime that lets the model run in the reader's browser has 3.7 MB, packed
+        limit = 50 * MB if path.parts[0] == "data" else 4 * MB if "vendor" in path.parts else 300 * KB
         if path.suffix == ".ipynb":
             limit = 2 * MB  # its images are limited one by one, below
         if size > limit:

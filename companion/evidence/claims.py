@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from ..base import config, paths
+from ..base.reading import read_yaml
 from ..base.staleness import staleness_note
 from .claims_table import CHECKED, LEGEND, METHOD, NOT_TESTABLE, OUTCOMES, ClaimsTable, figures, legend
 from .recipes import describe_rows
@@ -129,7 +128,7 @@ def load_claims(file: Path = FILE) -> list[Claim]:
     Raises ValueError, naming the claim, where one is incomplete or its id is there twice.
     """
     claims = []
-    for content in yaml.safe_load(file.read_text(encoding="utf-8")):
+    for content in read_yaml(file, list):
         name = content.get("id", "without id")
         try:
             tests = tuple(Statement(**test) for test in content.get("tests", []))

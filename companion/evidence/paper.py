@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from ..base import paths
+from ..base.reading import read_yaml
 
 ARROWS = {"down": "↓", "up": "↑", "none": ""}
 
@@ -61,7 +60,7 @@ def load_paper_table(name: str, *, folder: Path = paths.PAPER) -> PaperTable:
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("table*.yaml")))
         raise ValueError(f"name is {name!r}, but the paper's tables are {known}.")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = read_yaml(file)
     metrics = {key: PaperMetric(**metric) for key, metric in content.pop("metrics").items()}
     if wrong := [key for key, metric in metrics.items() if metric.direction not in ARROWS]:
         raise ValueError(f"{file.name} gives {wrong[0]} the direction {metrics[wrong[0]].direction!r}, but it must be 'up' or 'down'.")

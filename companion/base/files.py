@@ -94,11 +94,11 @@ def sweep(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def only_process(file: Path) -> Iterator[bool]:
-    """Holds `file` as a lock; yields False where another process has it. A killed process holds nothing."""
+def only_process(file: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds `file` as a lock; yields False where another process has it, or waits for its end. A killed process holds nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "ab") as stream:
-        yield _lock(stream) or fcntl is None
+        yield _lock(stream, wait=wait) or fcntl is None
 
 
 def write_sealed(file: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..base.files import DamagedFile
+from ..weights.card_lists import relisting
 from ..weights.cards import CARD, file_hashes, read_card
 
 STAGING = ".new"  # beside the folder that is replaced: in the same file system, and not among the models
@@ -41,10 +42,11 @@ def replacing(folder: Path) -> Iterator[Path]:
             new.mkdir()
         yield new
         _check_kept(folder, new)
-        if folder.exists():
-            former.parent.mkdir(exist_ok=True)
-            os.rename(folder, former)
-        os.rename(new, folder)
+        with relisting(folder, (new / CARD).read_bytes()) if (new / CARD).is_file() else contextlib.nullcontext():
+            if folder.exists():
+                former.parent.mkdir(exist_ok=True)
+                os.rename(folder, former)
+            os.rename(new, folder)
     finally:
         tidy(folder)
 

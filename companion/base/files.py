@@ -60,6 +60,17 @@ def atomic_write(file: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Lets the errors of what is written in the block name `file`, where they name none: a full disk shows only when a file is closed."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
+
+
+@contextlib.contextmanager
 def _held(temporary: Path) -> Iterator[IO[bytes]]:
     """A new file, locked: `sweep` leaves it alone. One that was swept between its making and its locking is made again."""
     while True:

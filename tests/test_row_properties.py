@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from properties import examples, is_sentence
 from sample_records import make
 
-from companion.evidence.records import RecordError, load_record, save_record
+from companion.evidence.record_checks import RecordError
+from companion.evidence.records import load_record, save_record
 from companion.evidence.tables import html_table, markdown_table
 from companion.studies.rows import Row, adapter_titles, check_rows, glue_key
 

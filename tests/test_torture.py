@@ -22,7 +22,7 @@ def test_nothing_is_silent_unclear_or_lost(capsys):
     shown = capsys.readouterr().out
     assert code == 0, shown
     lines = [line for line in shown.splitlines() if line.startswith("| ")]
-    assert lines[0] == "| " + " | ".join(torture.HEADINGS) + " |" and len(lines) == 2 + 1 + len(damage.KINDS) + 5
+    assert lines[0] == "| " + " | ".join(torture.HEADINGS) + " |" and len(lines) == 2 + 2 + len(damage.KINDS) + 5
 
 
 def test_what_is_found_is_counted_told_and_an_exit_code(monkeypatch, capsys):

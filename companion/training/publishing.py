@@ -46,6 +46,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         with naming(new):
             yield new
         _check_kept(folder, new)
+        _let_others_read(new)
         with relisting(folder, (new / CARD).read_bytes()) if (new / CARD).is_file() else contextlib.nullcontext():
             if folder.exists():
                 former.parent.mkdir(exist_ok=True)
@@ -55,6 +56,15 @@ def replacing(folder: Path) -> Iterator[Path]:
         raise OSError(errno.EIO, str(error), str(new)) from error
     finally:
         tidy(folder)
+
+
+def _let_others_read(folder: Path) -> None:
+    """Every file as readable as the user's new files are: safetensors writes for its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~mask)
 
 
 def _check_kept(folder: Path, new: Path) -> None:

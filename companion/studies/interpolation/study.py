@@ -4,9 +4,10 @@ study = PairStudy(config.configuration(globals(), **PARAMETERS))
 measured = study.measure(pair_walks.walk_methods(study.adapters))
 """
 
+import string
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,6 +26,23 @@ from .pairs import ImagePair, pairs_from
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+
+class Prompt(config.Text):
+    """A prompt in which braces name fields of the records, and nothing else of them: no attribute, entry, conversion or width."""
+
+    def accepts(self, value: Any) -> bool:
+        try:
+            return super().accepts(value) and all(
+                name is None or (name.isidentifier() and not spec and not conversion)
+                for _, name, spec, conversion in string.Formatter().parse(value)
+            )
+        except ValueError:  # a brace that is not closed
+            return False
+
+    def allowed(self) -> str:
+        return "a text that is not empty, in which {cls} and the like name a field of the records"
+
+
 PARAMETERS = {
     "model": config.Text(),
     "adapters": config.ListOf(config.Text(), optional=True),
@@ -32,7 +50,7 @@ PARAMETERS = {
     "splits": config.ListOf(config.Text(), minimum=1),
     "num_pairs": config.Integer(2, 1000),
     "skip": config.Integer(0, 1000),
-    "prompt": config.Text(optional=True),
+    "prompt": Prompt(optional=True),
     "num_inference_steps": config.Integer(2, 100),
     "guidance_scale": config.Number(1.1, 30, optional=True),
     "num_inner_steps": config.Integer(1, 100),
@@ -43,7 +61,7 @@ PARAMETERS = {
     "device": DEVICE,
 }
 ANID_PARAMETERS = {
-    "anid_steps": config.ListOf(config.Integer(1, 1000)),
+    "anid_steps": config.ListOf(config.Integer(2, 999)),
     "coarse_to_fine_frames": config.Integer(3, 129, optional=True),
 }
 Measured = Mapping[str, Sequence[runs.Result]]  # row -> result of each pair

@@ -34,6 +34,7 @@ PARAMETERS = {
     "num_prompts": config.Integer(2, 1000),
     "num_inference_steps": config.Integer(2, 100),
     "num_pairs": config.Integer(2, 400),
+    "skip": config.Integer(0, 400),
     "pair_inference_steps": config.Integer(2, 100),
     "num_inner_steps": config.Integer(1, 100),
     "anid_steps": config.ListOf(config.Integer(1, 1000)),
@@ -50,7 +51,7 @@ Found = Mapping[str, Sequence[runs.Result]]  # row -> walk of each prompt, or of
 
 
 class MorphStudy(BaseStudy):
-    """The first prompts of Table 1's choice and the first pairs of Figure 3's, and the rows that walk between them.
+    """The first prompts of Table 1's choice and pairs of Figure 7's, and the rows that walk between them.
 
     Raises:
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
@@ -65,7 +66,7 @@ class MorphStudy(BaseStudy):
             self.guidance_scale = self.guidance_of(cfg.model)
             self.split = datasets.load_split("scenes", "test", size=cfg.model)
             self.prompts = walks.walk_prompts_from(self.split, cfg.num_prompts, seed=cfg.seed)
-            self.pairs = pairs_from(self.split, cfg.num_pairs, seed=cfg.seed)
+            self.pairs = pairs_from(self.split, cfg.num_pairs, seed=cfg.seed, skip=cfg.skip)
             image_rows = pair_walks.figure3_methods(
                 ("smooth",),
                 num_inference_steps=cfg.pair_inference_steps,

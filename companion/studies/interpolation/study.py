@@ -18,7 +18,8 @@ from ...evidence import records as results
 from ...runs import runs
 from ..base import BaseStudy
 from ..rows import Row
-from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
+from ..setup import DEVICE, errors_in_one_sentence
+from ..trained import default_adapters
 from . import walks as pair_walks
 from .pairs import ImagePair, pairs_from
 
@@ -63,7 +64,7 @@ class PairStudy(BaseStudy):
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
-        self.adapters = chosen_adapters(cfg.adapters)
+        self.adapters = default_adapters(cfg.model, cfg.adapters)
         self.check_adapters(self.adapters, cfg.model)
         options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
         with errors_in_one_sentence():

@@ -44,7 +44,9 @@ PARAMETERS = {
     "seed": config.Integer(0, 999),
     "device": DEVICE,
 }
-COLUMNS = measured.COLUMNS | {"lpips_ppl": {"label": "PPL", "direction": "none"}, "lpips_pdv": {"label": "PDV", "direction": "down"}}
+MORPH_COLUMNS = {"lpips_ppl": {"label": "PPL", "direction": "none"}, "lpips_pdv": {"label": "PDV", "direction": "down"}}
+MORPH_CONVENTIONS = {metric: measured.CONVENTIONS[metric] for metric in MORPH_COLUMNS}
+COLUMNS = measured.COLUMNS | MORPH_COLUMNS
 PROMPTS, PAIRS = "noise walks", "image walks"  # the two parts of the record
 PAIR = "pair_"  # what the metrics of image walks begin with: a metric belongs to one part of a record
 Found = Mapping[str, Sequence[runs.Result]]  # row -> walk of each prompt, or of each pair
@@ -137,6 +139,11 @@ class MorphStudy(BaseStudy):
             alt=f"Latent walks between two noises by {', '.join(labels)}, for the first prompts of the seeded choice",
             distance_label="Step between neighbouring images (L2, pixels in [0, 1])",
         )
+
+
+def morph_values(found: Sequence[runs.Result]) -> dict[str, np.ndarray]:
+    """`MORPH_COLUMNS` of each walk, (n,)."""
+    return {metric: values for metric, values in measured.walk_values(found).items() if metric in MORPH_COLUMNS}
 
 
 def table(record: results.Record, part: str) -> pd.DataFrame:

@@ -30,6 +30,9 @@ from companion.base.staleness import PACKAGES, modules_behind, package_modules
 from companion.weights.cards import CARD
 from companion.weights.pipelines import load_pipeline
 
+sys.path.insert(0, str(paths.ROOT / "tools"))
+from colab_cells import is_colab_cell
+
 TABLE, LEDGER = paths.CONFIGS / "results.yaml", paths.DATA / "recorded.json"
 
 
@@ -63,9 +66,9 @@ class Page:
 
 
 def code_cells(notebook: Path) -> list[str]:
-    """The sources of a notebook's code cells, in order."""
+    """The sources of a notebook's code cells, in order, but for the one that acts on Colab alone: it changes no result."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not is_colab_cell(cell)]
 
 
 def imported_modules(sources: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from ...runs import runs
 from ..base import BaseStudy
 from ..rows import Row
 from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
+from . import morphbench
 from . import walks as pair_walks
 from .pairs import ImagePair, pairs_from
 
@@ -64,6 +65,8 @@ ANID_PARAMETERS = {
     "anid_steps": config.ListOf(config.Integer(2, 999)),
     "coarse_to_fine_frames": config.Integer(3, 129, optional=True),
 }
+COLUMNS = pair_walks.COLUMNS | morphbench.MORPH_COLUMNS
+CONVENTIONS = pair_walks.CONVENTIONS | morphbench.MORPH_CONVENTIONS
 Measured = Mapping[str, Sequence[runs.Result]]  # row -> result of each pair
 
 
@@ -77,7 +80,7 @@ class PairStudy(BaseStudy):
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
     """
 
-    code = ("companion.studies.interpolation.walks",)
+    code = ("companion.studies.interpolation.walks", "smoothlib.metrics.morphing")
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
@@ -100,7 +103,7 @@ class PairStudy(BaseStudy):
         return {label: found for label, (found,) in self.measure_all(rows).items()}
 
     def record(self, name: str, measured: Measured, rows: Sequence[Row]) -> results.Record:
-        """The record of a run: `walks.COLUMNS` of every row and pair; each adapter's walk is tested against the base model's."""
+        """The record of a run: `COLUMNS` of every row and pair; each adapter's walk is tested against the base model's."""
         return self.make_record(
             name,
             rows,
@@ -109,9 +112,9 @@ class PairStudy(BaseStudy):
             size=self.pairs[0].first.image.shape[-2:],
             origins=runs.origins(result for found in measured.values() for result in found),
             seconds=sum(result["seconds"] for found in measured.values() for result in found),
-            conventions=pair_walks.CONVENTIONS,
+            conventions=CONVENTIONS,
             pairs=pair_walks.compared_walks(rows),
-            columns=pair_walks.COLUMNS,
+            columns=COLUMNS,
         )
 
     def figure(self, measured: Measured, indices: Sequence[int], frames: int | None = None) -> Figure:
@@ -136,4 +139,4 @@ class PairStudy(BaseStudy):
 
 def values(measured: Measured) -> dict[str, dict[str, np.ndarray]]:
     """Row -> column -> value of each pair: what `records.make_record` takes."""
-    return {label: pair_walks.pair_values(found) for label, found in measured.items()}
+    return {label: pair_walks.pair_values(found) | morphbench.morph_values(found) for label, found in measured.items()}

@@ -183,7 +183,7 @@ def test_a_wrong_seed_is_one_sentence_and_the_menu_offers_what_there_is(ready):
     assert widget.locator(".live-colour").is_disabled()
     widget.locator(".live-setting").select_option("lobby")
     assert widget.locator(".live-ground option").all_inner_texts() == ["tiles", "wood", "carpet"]
-    wait(ready, "document.querySelector('.live-smooth').ariaLabel.includes('a photo of a dog on a tiled floor in a lobby')")
+    wait(ready, "document.querySelector('.live-smooth').ariaLabel.includes('a photo of a dog on a wooden floor in a lobby')")
 
 
 def test_a_walk_can_be_stopped_and_goes_on_when_the_slider_moves(ready):

@@ -5,7 +5,7 @@ from browsing import LOOK
 from live_site import PHONE, wait
 from test_accessibility import SERIOUS, findings
 
-QUICK = [2, 4]  # steps while something moves, and at rest
+QUICK = [2, 4]  # steps while something moves, and at rest: enough for a switch to lie between them
 
 
 def quick_page(site):

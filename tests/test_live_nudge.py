@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from live_quick import faults, quick_page, says, shows
-from live_site import live_site, loaded, wait
+from live_quick import faults, says, shows
+from live_site import PHONE, STEPS, live_site, loaded, wait
 
 WIDEST = 30  # degrees from the pad's middle to its rim
+FINE = STEPS[1]
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +17,13 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(site):
-    return quick_page(site)
+    return site.open(site.page(PHONE, has_touch=True), "index.html")
 
 
 @pytest.fixture(scope="module")
 def nudge(page):
     widget = loaded(page, "nudge")
-    shows(page, "nudge", "0,0 4")
+    shows(page, "nudge", f"0,0 {FINE}")
     return widget
 
 
@@ -35,15 +36,15 @@ def test_equal_nudges_are_equal_angles_and_what_is_shown_is_how_far_the_pictures
     page.mouse.down()
     page.mouse.move(middle[0] + 0.6 * unit, middle[1] - 0.8 * unit, steps=4)
     page.mouse.up()
-    shows(page, "nudge", "6,8 4")
+    shows(page, "nudge", f"6,8 {FINE}")
     says(page, nudge, "Nudged by 30°")
-    made = page.evaluate("""async () => {
+    made = page.evaluate("""async steps => {
         const {live} = document.querySelector('[data-live=nudge]'), {nudged} = await import('./_static/live/nudges.js');
         const noises = [[0, 0], [1, 0], [0, 1], [0.6, 0.8], [-0.3, 0.4]].map(place => [...nudged(live.axes(), place)]);
         const pictures = [];
-        for (const place of [[0, 0], [0.6, 0.8]]) pictures.push((await live.picture(place, 4)).images.map(image => [...image]));
+        for (const place of [[0, 0], [0.6, 0.8]]) pictures.push((await live.picture(place, steps)).images.map(image => [...image]));
         return {noises, pictures};
-    }""")
+    }""", FINE)  # fmt: skip
     centre, *others = torch.tensor(made["noises"], dtype=torch.float64)
     assert torch.stack([noise.norm() / centre.norm() for noise in others]) == pytest.approx(1, abs=1e-5)
     angles = [float(torch.rad2deg(torch.arccos(noise @ centre / centre.norm() ** 2))) for noise in others]
@@ -58,12 +59,12 @@ def test_arrow_keys_move_the_nudge_and_the_rim_ends_it(page, nudge):
     pad = nudge.locator(".live-pad")
     pad.focus()
     page.keyboard.press("Home")
-    shows(page, "nudge", "0,0 4")
+    shows(page, "nudge", f"0,0 {FINE}")
     for key in ("ArrowLeft", "ArrowLeft", "ArrowDown"):
         page.keyboard.press(key)
     assert pad.get_attribute("aria-valuetext") == "7 degrees from the centre, -2 to the right, -1 up"
     assert float(pad.get_attribute("aria-valuenow")) == pytest.approx(WIDEST * 5**0.5 / 10, abs=0.05)
-    shows(page, "nudge", "-2,-1 4")
+    shows(page, "nudge", f"-2,-1 {FINE}")
     for _ in range(20):
         page.keyboard.press("ArrowUp")
     assert pad.get_attribute("aria-valuetext").endswith("-2 to the right, 9 up")  # (-2, 10) lies outside
@@ -75,7 +76,7 @@ def test_a_finger_points_too(page, nudge):
     pad.scroll_into_view_if_needed()
     box = pad.bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] / 2 + 0.5 * box["width"] * 0.9, box["y"] + box["height"] / 2)
-    shows(page, "nudge", "10,0 4")
+    shows(page, "nudge", f"10,0 {FINE}")
     assert pad.evaluate("e => getComputedStyle(e).touchAction") == "none"  # a page that scrolls under the finger could not be used
 
 
@@ -87,12 +88,12 @@ def test_going_round_can_be_stopped_and_ends_with_its_numbers(page, nudge):
     nudge.get_by_role("button", name="Go round").click()
     says(page, nudge, "8 equal nudges of 30°")
     frames = torch.tensor(
-        page.evaluate("""async () => {
+        page.evaluate("""async steps => {
         const {live} = document.querySelector('[data-live=nudge]');
-        const frames = [(await live.picture([0, 0], 4)).images.map(image => [...image])];
+        const frames = [(await live.picture([0, 0], steps)).images.map(image => [...image])];
         for (let k = 0; k < 8; k++) {
             const place = [Math.cos(Math.PI * k / 4), Math.sin(Math.PI * k / 4)];
-            frames.push((await live.picture(place, 4)).images.map(image => [...image]));
+            frames.push((await live.picture(place, steps)).images.map(image => [...image]));
         }
         return frames;
     }""")
@@ -104,7 +105,9 @@ def test_going_round_can_be_stopped_and_ends_with_its_numbers(page, nudge):
             distances[:, row].std() / distances[:, row].mean(), abs=0.00051
         )
     assert nudge.locator(".live-distances .live-point").count() >= 16
-    assert nudge.locator("caption").inner_text().startswith("Live, on this device: DDIM, 4 steps, guidance 3, weights in half precision")
+    assert (
+        nudge.locator("caption").inner_text().startswith(f"Live, on this device: DDIM, {FINE} steps, guidance 3, weights in half precision")
+    )
 
 
 def test_another_seed_begins_anew_and_a_wrong_one_is_one_sentence(page, nudge):

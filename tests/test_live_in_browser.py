@@ -152,13 +152,13 @@ def test_two_widgets_share_the_model_and_agree(ready, site):
     assert rows["0.00"][4:6] == ["0.00", "100"] and float(rows["1.00"][4]) > 0
     widget.locator(".live-strength").focus()
     ready.keyboard.press("ArrowLeft")
-    wait(ready, "document.querySelector('[data-live=smoothness]').dataset.walk.startsWith('0.75')")
+    wait(ready, f"document.querySelector('[data-live=smoothness]').live.frames(0.75, {STEPS[0]})[5]")  # the middle one comes first
     made = ready.evaluate("""async steps => {
         const {live} = document.querySelector('[data-live=smoothness]'), {live: walk} = document.querySelector('[data-live=walk]');
         const {request} = walk.frame(0.5, steps);
         return {noise: [...request.latents[0]], caption: request.prompts, image: [...live.frames(0.75, steps)[5][0]]};
     }""", STEPS[0])  # fmt: skip
-    assert widget.locator(".live-curve text").all_inner_texts()[-2:] == ["Base model", "Strength 0.75"]
+    assert widget.locator(".live-curve text").all_text_contents()[-2:] == ["Base model", "Strength 0.75"]
     assert psnr(made["image"], expected(torch.tensor(made["noise"]).reshape(1, 4, 16, 16), made["caption"], 0.75, STEPS[0])) >= 40
     assert "DDIM" in widget.locator("caption").inner_text() and "guidance 3" in widget.locator("caption").inner_text()
     assert not site.complaints

@@ -61,7 +61,7 @@ export function start(root, manifest, began) {
     find(root, 'name').textContent = label;
     curve(find(root, 'curve'), [best(0), best(now)].map(({frames}) => distances(frames, 1)[0]), ['Base model', label]);
     root.querySelector('tbody').innerHTML = rows.map(one => `<tr${one.scale === now ? ' aria-current="true"' : ''}><th scope="row">${one.scale.toFixed(2)}</th>
-      ${[one.steps, one.istd.toFixed(2), one.cv.toFixed(3), one.mean.toFixed(2), one.other?.toFixed(2) ?? '–', one.detail === null ? '–' : `${(100 * one.detail).toFixed(0)} %`]
+      ${[one.steps, one.istd.toFixed(2), one.cv.toFixed(3), one.mean.toFixed(2), one.other?.toFixed(2) ?? '–', one.detail === null ? '–' : `${(100 * one.detail).toFixed(0)}\u202f%`]
         .map(text => `<td>${text}</td>`).join('')}</tr>`).join('');
     root.querySelector('caption').textContent = how(manifest, 'steps as each row says');
     figure.dataset.walk = rows.some(one => one.scale === now) ? `${now} ${best(now).steps}` : '';

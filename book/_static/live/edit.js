@@ -4,7 +4,7 @@ import {caption, captionMenu} from './caption_menu.js';
 import {ROWS, STRIDE, markup} from './edit_markup.js';
 import {draw, find as within, how} from './menu.js';
 import {ownPicture} from './own_picture.js';
-import {scenes} from './scenes.js';
+import {scenes, title} from './scenes.js';
 import {edited, invert, knownEdit, psnr, switchStep} from './switching.js';
 import {switchMenu} from './switch_menu.js';
 
@@ -150,7 +150,7 @@ export async function start(root, manifest, began) {
       'pixels, the size that this small model sees. Say below what it shows: the model knows these words alone.');
   }
 
-  find('scene').replaceChildren(...offered.map((one, k) => new Option(`${caption(manifest, one.words)} → ${caption(manifest, one.target)}`, k)));
+  find('scene').replaceChildren(...offered.map((one, k) => new Option(title(one), k)));
   find('scene').addEventListener('change', () => { find('file').value = ''; take(offered[find('scene').value], ''); });
   find('file').addEventListener('change', async ({target: field}) => {
     if (!field.files.length) return;

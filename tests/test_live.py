@@ -111,11 +111,17 @@ def error(got, expected):
     return float(((got - expected).square().mean() / expected.square().mean()).sqrt())
 
 
+def shipped():
+    """The files that the book has."""
+    return {name: (export.HOME / name).read_bytes() for name in export.export()["files"] if name.endswith(".onnx")}
+
+
 @pytest.mark.parametrize(("half", "allowed"), [(True, 1e-3), (False, 1e-5)], ids=["half", "single"])
 @torch.no_grad()
 def test_random_inputs_give_what_pytorch_gives(pipe, half, allowed):
     """One call mixes four strengths of the LoRA: 0, the base model, to 1.5."""
-    files, draw = export.network_bytes(pipe, half=half), torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    files = shipped() if half else export.network_bytes(pipe, half=False)
     captions = [f"{subject['begins']} {place['ends']}" for subject in menu.subjects() for place in menu.places()][:: 1140 // INPUTS][
         :INPUTS
     ]
@@ -139,7 +145,8 @@ def test_random_inputs_give_what_pytorch_gives(pipe, half, allowed):
     assert max(found.values()) <= allowed
 
 
-def test_every_file_is_listed_with_its_hash_and_a_changed_one_is_made_again(pipe, tmp_path):
+def test_every_file_is_listed_with_its_hash_and_a_changed_one_is_made_again(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "network_bytes", lambda pipe, half: {f"{part}.onnx": part.encode() for part in export.PARTS})
     made = export.export(tmp_path)
     for name, entry in made["files"].items():
         if name not in export.RUNTIME_FILES:

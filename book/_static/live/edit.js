@@ -33,6 +33,7 @@ export async function start(root, manifest, began) {
   }
 
   function working(done, of) {
+    if (done === null && document.activeElement === find('halt')) slider.focus();  // the focus is not lost with the button
     find('working').hidden = done === null;
     if (done === null) return;
     bar.max = of;

@@ -111,6 +111,7 @@ export function start(root, manifest, began) {
     const mine = state.round = {};
     find('round').disabled = true;
     find('stop').hidden = false;
+    find('stop').focus();
     try {
       await wish(1, [0, 0], many, `${slot} centre`);
       for (const [k, place] of places.entries()) {
@@ -139,8 +140,9 @@ export function start(root, manifest, began) {
     if (state.round) disc.point(disc.place());
     state.round = null;
     drop(`${slot} round`);
-    find('stop').hidden = true;
     find('round').disabled = false;
+    if (document.activeElement === find('stop')) find('round').focus();  // the focus is not lost with the button
+    find('stop').hidden = true;
   }
 
   function restart() {
@@ -163,7 +165,7 @@ export function start(root, manifest, began) {
   });
   find('centre').addEventListener('click', () => disc.centre());
   find('round').addEventListener('click', round);
-  find('stop').addEventListener('click', () => { stop(); again(); said.textContent = 'Stopped.'; find('round').focus(); });
+  find('stop').addEventListener('click', () => { stop(); again(); said.textContent = 'Stopped.'; });
   const disc = pad(find('pad'), {
     label: 'Nudge of the noise in two directions', most: WIDEST, distance: degrees, moved,
     said: ([x, y]) => `${degrees([x, y]).toFixed(0)} degrees from the centre, ${Math.round(10 * x)} to the right, ${Math.round(10 * y)} up`,

@@ -203,6 +203,7 @@ TARGETS = (
     "record",
     "refresh",
     "torture",
+    "sd15-rehearsal",
     "adapters",
     "readme",
     "clean",
@@ -223,7 +224,7 @@ def test_help_lists_every_target_and_setting():
     assert settings >= {"PYTHON", "VENV", "PRESET", "ARGS", "NAME", "OPEN"}
     assert set(re.findall(r"^([a-z][a-z0-9_-]*):", text, flags=re.MULTILINE)) == set(TARGETS)
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert set(TARGETS) <= set(re.findall(r"^make ([a-z0-9_]+) ", shown, flags=re.MULTILINE))
+    assert set(TARGETS) <= set(re.findall(r"^make ([a-z0-9_-]+) ", shown, flags=re.MULTILINE))
     assert settings == set(re.findall(r"^([A-Z]+)=", shown, flags=re.MULTILINE))
 
 

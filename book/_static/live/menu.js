@@ -12,7 +12,7 @@ export const seedMarkup = `<div class="live-choices">${[['seed-a', 'First noise'
   <button type="button" class="live-another">Another pair</button></div>`;
 
 // The menu of captions, with `words` chosen at first. Returns {caption()}.
-export function choices(root, manifest, changed, words = {word: 'sofa', colour: null, setting: 'park', ground: 'grass'}) {
+export function choices(root, manifest, changed, words = {word: 'sofa', colour: 'red', setting: 'apartment', ground: 'wood'}) {
   const menu = captionMenu(find(root, 'caption'), manifest, words, changed);
   return {caption: () => caption(manifest, menu.words())};
 }

@@ -9,7 +9,6 @@ import {pad} from './pad.js';
 
 const SCALES = [0, 1], ROWS = {base: 'Base model', smooth: 'Smooth Diffusion'}, NAMES = Object.keys(ROWS);
 const ROUND = 8;  // equal nudges in as many directions
-const FIRST = {word: 'sofa', colour: 'red', setting: 'apartment', ground: 'wood'};
 let figures = 0;
 
 const MARKUP = `${menuMarkup}
@@ -33,7 +32,7 @@ ${ROUND} directions. ${APART.replace('walk', 'picture')}</p>`;
 export function start(root, manifest, began) {
   root.innerHTML = MARKUP;
   const find = name => within(root, name), figure = root.closest('.live-widget'), said = within(figure, 'status'), slot = `nudge${figures++}`;
-  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = choices(root, manifest, restart, FIRST);
+  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = choices(root, manifest, restart);
   const state = {seed: 1, axes: null, seen: new Map(), turn: 0, round: null};
   let timer = 0;
 

@@ -236,7 +236,7 @@ def test_two_processes_compute_each_item_once_and_have_all(tmp_path, alone):
     assert [process.communicate(timeout=300)[0].strip() for process in processes] == [alone, alone]
     assert sorted(calls(tmp_path, "a") + calls(tmp_path, "b")) == list(range(24))
     assert calls(tmp_path, "a") and calls(tmp_path, "b")
-    assert not list(tmp_path.rglob("*.claim"))
+    assert not list(tmp_path.rglob("*.claim")) and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_items_of_a_killed_process_are_computed_by_the_other(tmp_path, alone):

@@ -38,6 +38,18 @@ def trivial(items: list[int]) -> list[dict[str, float]]:
     return [{"value": float(item)} for item in items]
 
 
+class Waits:
+    """Items that take `seconds` and no processor: what a worker does while its GPU computes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, items: list[int]) -> list[dict[str, float]]:
+        """A batch of them."""
+        time.sleep(self.seconds * len(items))
+        return trivial(items)
+
+
 def seconds_for(procedure, items: Sequence, batch_size: int, executor: Executor) -> float:
     """Seconds until every item is stored."""
     with tempfile.TemporaryDirectory() as root:
@@ -53,7 +65,7 @@ def workers(count: int) -> Iterator[tuple[Executor, float]]:
         yield Here(), 0.0
         return
     started = time.perf_counter()
-    executor, stop = start(f"local:{count}")
+    executor, stop = start(f"local:{count}", threads=1)
     try:
         yield executor, time.perf_counter() - started
     finally:
@@ -81,6 +93,19 @@ def table(model: str, counts: Sequence[int], images: int, batch_size: int, steps
     return lines, images * 3 * steps / first
 
 
+def waits(counts: Sequence[int], size: int, seconds: float) -> list[str]:
+    """The lines of `size` items that wait: how much of each worker's time the division leaves unused."""
+    lines = ["| Workers | Seconds | At best | Times as fast as one |", "|---|---|---|---|"]
+    first = None
+    for count in counts:
+        with workers(count) as (executor, _):
+            seconds_for(trivial, range(16), 1, executor)
+            found = seconds_for(Waits(seconds), range(size), 1, executor)
+        first = first or found * max(1, count)
+        lines.append(f"| {count} | {found:.2f} | {size * seconds / max(1, count):.2f} | {first / found:.2f} |")
+    return lines
+
+
 def costs(counts: Sequence[int], sizes: Sequence[int], repeats: int) -> list[str]:
     """Milliseconds of a trivial item, by number of items; the least of `repeats` runs."""
     lines = [f"| Workers | {' | '.join(f'{size:,} items' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
@@ -93,7 +118,7 @@ def costs(counts: Sequence[int], sizes: Sequence[int], repeats: int) -> list[str
 
 
 def paper_size(evaluations_per_second: float, counts: Sequence[int], share: float) -> list[str]:
-    """Hours of the paper's tables for numbers of workers that each add `share` of a worker."""
+    """Hours of the paper's tables for numbers of workers, of whose time `share` counts."""
     lines = [f"| | Evaluations | {' | '.join(f'{count} workers' for count in counts)} |", "|---" * (len(counts) + 2) + "|"]
     for name, evaluations in PAPER.items():
         hours = [evaluations / evaluations_per_second / 3600 / (count * share) for count in counts]
@@ -106,29 +131,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="0: this process")
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=int, default=48, help="of the table; 0: no table")
+    parser.add_argument("--waiting", type=int, default=40, help="items that wait; 0: none")
+    parser.add_argument("--seconds", type=float, default=0.2, help="that each of them waits")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--trivial", type=int, nargs="*", default=[100, 300, 1000], metavar="ITEMS")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--paper-workers", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--evaluations-per-second", type=float, help="of one worker, for the paper's size (what is measured here)")
-    parser.add_argument("--share", type=float, default=0.9, help="of itself that a further worker adds, for the paper's size")
+    parser.add_argument("--share", type=float, default=0.9, help="of a worker's time that counts, for the paper's size")
     options = parser.parse_args()
     os.environ.pop(SETTING, None)
     torch.set_num_threads(1)
-    host = machine()
-    print(
-        f"{host['name']}, {host['cores']} cores; one thread a worker; {options.images} images in batches of {options.batch_size},", end=" "
-    )
-    print(f"{options.steps} steps, guidance 7.5, load {os.getloadavg()[0]:.1f} before\n")
-    lines, rate = table(options.model, options.workers, options.images, options.batch_size, options.steps)
-    print("\n".join(lines), end="\n\n")
+    host, rate = machine(), options.evaluations_per_second
+    print(f"{host['name']}, {host['cores']} cores; one thread a worker; load {os.getloadavg()[0]:.1f} before", end="\n\n")
+    if options.images:
+        print(f"{options.images} images in batches of {options.batch_size}, {options.steps} steps, guidance 7.5:", end="\n\n")
+        lines, measured = table(options.model, options.workers, options.images, options.batch_size, options.steps)
+        print("\n".join(lines), end="\n\n", flush=True)
+        rate = rate or measured
+    if options.waiting:
+        print(f"{options.waiting} items that wait {1000 * options.seconds:.0f} ms, as for a GPU:", end="\n\n")
+        print("\n".join(waits(options.workers, options.waiting, options.seconds)), end="\n\n", flush=True)
     if options.trivial:
-        print("\n".join(costs(options.workers, options.trivial, options.repeats)), end="\n\n")
-    rate = options.evaluations_per_second or rate
-    print(f"The paper's size at {rate:.3g} UNet evaluations a second and worker, a further worker adding {options.share:.0%} of one:\n")
-    print("\n".join(paper_size(rate, options.paper_workers, options.share)))
+        print("Items that take no time, an item:", end="\n\n")
+        print("\n".join(costs(options.workers, options.trivial, options.repeats)), end="\n\n", flush=True)
+    if rate:
+        print(
+            f"The paper's size at {rate:.3g} UNet evaluations a second and worker, of which {options.share:.0%} count:".replace("%", " %")
+        )
+        print("", *paper_size(rate, options.paper_workers, options.share), sep="\n")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,10 @@ def _started(setting: str) -> tuple[Executor, Callable[[], None]]:
     return start(setting)
 
 
-def start(setting: str) -> tuple[Executor, Callable[[], None]]:
+def start(setting: str, threads: int | None = None) -> tuple[Executor, Callable[[], None]]:
     """The executor of an allowed setting, and what ends it and the cluster that was started for it.
+
+    threads: of each worker of local:N, instead of its share of the cores.
 
     Raises:
         ConfigurationError: no cluster could be reached or started.
@@ -83,7 +85,7 @@ def start(setting: str) -> tuple[Executor, Callable[[], None]]:
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"})
     cluster = None
     try:
-        cluster = _cluster(setting)
+        cluster = _cluster(setting, threads)
         client = Client(scheduler_file=str(paths.ROOT / setting)) if setting.endswith(".json") else Client(cluster or setting)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigurationError(f"{SETTING} is {setting!r}, but no cluster could be reached or started: {error}") from error
@@ -96,15 +98,16 @@ def start(setting: str) -> tuple[Executor, Callable[[], None]]:
     return DaskExecutor(client), stop
 
 
-def _cluster(setting: str) -> "Cluster | None":
+def _cluster(setting: str, threads: int | None) -> "Cluster | None":
     """A cluster of its own for local:N and slurm:N."""
     kind, _, count = setting.partition(":")
     if kind == "local":
         from distributed import LocalCluster
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = str(max(1, cores // int(count)))
-        environment = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        environment = {
+            name: str(threads or max(1, cores // int(count))) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        }
         # No dashboard; no memory limit, near which Dask would pause or kill a worker in the middle of a batch.
         return LocalCluster(n_workers=int(count), threads_per_worker=1, dashboard_address=None, memory_limit=0, env=environment)
     if kind == "slurm":

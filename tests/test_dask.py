@@ -78,7 +78,7 @@ def scaled(folder, **options):
 def test_a_table_has_the_bits_of_one_process(cluster, tmp_path):
     scenes = datasets.load_scenes("test")
     procedure = Reconstruction(models.load_pipeline("mini"), Method("ddim", 2.0), num_inference_steps=2)
-    items, threads = [scenes.item(i) for i in range(5)], torch.get_num_threads()
+    items, threads = [scenes.item(i) for i in range(3)], torch.get_num_threads()
     divided = run(items, procedure, tmp_path / "divided", batch_size=2)
     assert procedure.pivots == {}, "nothing was computed here"
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))  # what each worker has
@@ -151,7 +151,8 @@ def test_results_name_the_workers_machine(cluster, tmp_path, monkeypatch):
 
 SBATCH = """#!/bin/bash
 echo "$@" >> {folder}/jobs
-nohup bash "${{@: -1}}" > {folder}/out.$$ 2>&1 &
+cp "${{@: -1}}" {folder}/job.sh
+nohup bash {folder}/job.sh > {folder}/out.txt 2>&1 &
 echo "Submitted batch job $!"
 """
 
@@ -170,6 +171,7 @@ def test_jobs_of_slurm_are_workers(monkeypatch, tmp_path):
     settings = {"cores": 1, "memory": "8 GB", "processes": 1, "log-directory": str(tmp_path), "local-directory": str(tmp_path)}
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
         try:
+            executors.chosen_executor().client.wait_for_workers(1, timeout=90)
             found = run(list(range(5)), scaled(tmp_path / "a"), tmp_path / "runs")
         finally:
             executors.stop_executor()

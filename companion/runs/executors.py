@@ -113,7 +113,7 @@ def _cluster(setting: str, threads: int | None) -> "Cluster | None":
     if kind == "slurm":
         from dask_jobqueue import SLURMCluster
 
-        cluster = SLURMCluster()
+        cluster = SLURMCluster(scheduler_options={"dashboard_address": ":0"})  # any free port
         cluster.scale(jobs=int(count))
         return cluster
     return None

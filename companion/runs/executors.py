@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import cache
 from typing import TYPE_CHECKING
 
 from ..base import paths
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from distributed.deploy import Cluster
 
 SETTING = "SMOOTHLIB_EXECUTOR"
+_started: dict[str, tuple[Executor, Callable[[], None]]] = {}
 ALLOWED = "empty, local:N, slurm:N (N workers), tcp://host:port, tls://host:port, or a scheduler's .json file"
 
 
@@ -53,19 +53,15 @@ def check_executor() -> str:
 def chosen_executor() -> Executor | None:
     """The executor that the setting names, started on the first call; None where it is empty. Errors are those of `check_executor`."""
     setting = check_executor()
-    return _started(setting)[0] if setting else None
+    if setting and setting not in _started:
+        _started[setting] = start(setting)
+    return _started[setting][0] if setting else None
 
 
 def stop_executor() -> None:
-    """End what `chosen_executor` has started; a scheduler that it found goes on."""
-    if setting := check_executor():
-        _started(setting)[1]()
-        _started.cache_clear()
-
-
-@cache
-def _started(setting: str) -> tuple[Executor, Callable[[], None]]:
-    return start(setting)
+    """End what `chosen_executor` has started for the setting; a scheduler that it found goes on."""
+    _, stop = _started.pop(check_executor(), (None, lambda: None))
+    stop()
 
 
 def start(setting: str, threads: int | None = None) -> tuple[Executor, Callable[[], None]]:
@@ -108,8 +104,8 @@ def _cluster(setting: str, threads: int | None) -> "Cluster | None":
         environment = {
             name: str(threads or max(1, cores // int(count))) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         }
-        # No dashboard; no memory limit, near which Dask would pause or kill a worker in the middle of a batch.
-        return LocalCluster(n_workers=int(count), threads_per_worker=1, dashboard_address=None, memory_limit=0, env=environment)
+        # Any free port for the dashboard; no memory limit, near which Dask would pause or kill a worker in the middle of a batch.
+        return LocalCluster(n_workers=int(count), threads_per_worker=1, dashboard_address=":0", memory_limit=0, env=environment)
     if kind == "slurm":
         from dask_jobqueue import SLURMCluster
 

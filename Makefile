@@ -8,6 +8,7 @@
 #   make book            the pages, in _build/html
 #   make unit            the tests in tests/
 #   make notebooks       every notebook with the small settings of configs/smoke
+#   make sd15-rehearsal  every preset of configs/sd15 on random weights of the real architecture: works, seconds, memory; ARGS="--width slim"
 #   make torture         kills, damaged files and bad input by the hundred, and what became of them: 20 minutes; ARGS="--kills 10"
 #   make record          keep a finished run of `make NAME`: its outputs in notebooks/, its record in data/results; then `make refresh`
 #   make keep            the same without `make refresh`
@@ -24,7 +25,7 @@
 #   Settings, given behind the command:
 #   PYTHON=python3.12    the interpreter that the environment is made with
 #   VENV=folder          where the environment is (.venv)
-#   PRESET=sd15          run a notebook with the parameters in configs/PRESET/
+#   PRESET=sd15          run a notebook with the parameters in configs/PRESET/; its run lies in out/PRESET, its record in data/results/PRESET
 #   EXECUTOR=local:2     who computes a notebook's items: N processes here, slurm:N, tcp://host:port, a Dask scheduler's .json; see book/run_it.md
 #   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
@@ -35,6 +36,7 @@
 #   MODEL=mini           what `make app` loads: mini, a folder with a diffusers pipeline, or a hub id
 #   ADAPTER=smooth       its Smooth-LoRA: a name in data/models/adapters, or a folder
 #   PORT=7860            where `make app` serves
+#   WORKERS=2            processes among which `make test` deals out the test files
 #   YES=1                `make retrain` begins; without it the stages are printed
 #   FROM=decoder         the stage that `make retrain` begins with (scenes)
 #   OPEN=                the program that opens the page of `make reproduce`; empty: none
@@ -61,13 +63,19 @@ NOTEBOOKS := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/*.ipynb))
 OPEN ?= $(if $(CI),,$(if $(filter Darwin,$(shell uname)),open,$(if $(DISPLAY)$(WAYLAND_DISPLAY),xdg-open)))
 STRIP := --keep-output --keep-count --keep-id --extra-keys "metadata.papermill metadata.language_info.version cell.metadata.papermill"
 
+# What runs of another model leave lies apart, as do their records: out/sd15, data/results/sd15. `smoke` and `record` are of the embedded one.
+PLACE := $(addprefix /,$(filter-out smoke record,$(PRESET)))
+ifneq ($(PLACE),)
+export SMOOTHLIB_OUT := $(CURDIR)/out$(PLACE)
+endif
+
 # The kernel of this environment, whatever kernels the user has; no pip notices among the results.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SMOOTHLIB_REUSE ?= $(REUSE)
 export SMOOTHLIB_EXECUTOR ?= $(EXECUTOR)
 
-.PHONY: help env app reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean \
+.PHONY: help env app reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean sd15-rehearsal \
   $(NOTEBOOKS)
 .DEFAULT_GOAL := help
 
@@ -79,7 +87,7 @@ env: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"PYTHON is {v.major}.{v.minor}, but must be 3.11, 3.12 or 3.13")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,test,dev]'
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,live,test,dev]'
 	@touch $@
 
 # A preset that is missing is named before anything is installed or run.
@@ -89,10 +97,10 @@ $(addprefix preset-,$(NOTEBOOKS)): preset-%:
 
 # What an earlier run left goes first: a run that fails must leave no record.
 $(NOTEBOOKS): %: preset-% env
-	@mkdir -p out
-	@rm -f out/$@.ipynb out/$@.json out/$@.html
-	$(BIN)/papermill notebooks/$@.ipynb out/$@.ipynb --cwd notebooks $(if $(PRESET),-f configs/$(PRESET)/$@.yaml) $(ARGS)
-	$(BIN)/jupyter-nbconvert --log-level WARN --to html --template offline --TemplateExporter.extra_template_basedirs=book/_templates out/$@.ipynb
+	@mkdir -p out$(PLACE)
+	@rm -f $(addprefix out$(PLACE)/$@,.ipynb .json .html)
+	$(BIN)/papermill notebooks/$@.ipynb out$(PLACE)/$@.ipynb --cwd notebooks $(if $(PRESET),-f configs/$(PRESET)/$@.yaml) $(ARGS)
+	$(BIN)/jupyter-nbconvert --log-level WARN --to html --template offline --TemplateExporter.extra_template_basedirs=book/_templates out$(PLACE)/$@.ipynb
 
 reproduce: table2_recon
 	@echo
@@ -106,6 +114,10 @@ reproduce: table2_recon
 # $(call timed,name,command): run, print how long it took, keep the exit code.
 timed = @start=$$(date +%s); $(2); code=$$?; echo "==> $(1): $$(( $$(date +%s) - start )) s"; exit $$code
 
+# Test files are dealt out to WORKERS processes of one thread each; the tests of one file stay together, and so do the cells of a notebook.
+WORKERS ?= 2
+SHARED = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --durations 5
+
 # In this order, also under make -j: the unit tests look at the built pages.
 test: env
 	@start=$$(date +%s); \
@@ -117,13 +129,16 @@ lint: env
 	$(call timed,lint,$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb)
 
 unit: env
-	$(call timed,unit tests,$(BIN)/pytest --durations 5 tests)
+	$(call timed,unit tests,$(SHARED) tests)
 
 notebooks: env
-	$(call timed,notebooks,$(BIN)/pytest --nbval-lax --nbval-current-env --nb-preset smoke --durations 5 notebooks)
+	$(call timed,notebooks,$(SHARED) --nbval-lax --nbval-current-env --nb-preset smoke notebooks)
 
 book: env
 	$(call timed,book,$(BIN)/jupyter-book build . -W -n --keep-going)
+
+sd15-rehearsal: env
+	$(BIN)/python tools/sd15_rehearsal.py $(ARGS)
 
 torture: env
 	$(BIN)/python tools/torture.py $(ARGS)
@@ -132,18 +147,18 @@ torture: env
 strip: env
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
-# Looks first, installs then: without a run there is nothing to keep.
+# Looks first, installs then: without a run there is nothing to keep. Pages in notebooks/ are those of the embedded model.
 keep:
-	@test -f out/$(NAME).ipynb || { echo "There is no out/$(NAME).ipynb to keep: run 'make $(NAME)' first, or name another notebook with NAME=." >&2; exit 1; }
+	@test -f out$(PLACE)/$(NAME).ipynb || { echo "There is no out$(PLACE)/$(NAME).ipynb to keep: run 'make $(NAME)' first, or name another notebook with NAME=." >&2; exit 1; }
 	@$(MAKE) --no-print-directory env
 	$(BIN)/python tools/keep_run.py $(NAME)
-	$(BIN)/nbstripout $(STRIP) out/kept/$(NAME).ipynb
-	@mkdir -p data/results
-	cp out/kept/$(NAME).ipynb notebooks/
-	if [ -f out/kept/$(NAME).json ]; then cp out/kept/$(NAME).json data/results/; fi
+	$(BIN)/nbstripout $(STRIP) out$(PLACE)/kept/$(NAME).ipynb
+	@mkdir -p data/results$(PLACE)
+	$(if $(PLACE),,cp out/kept/$(NAME).ipynb notebooks/)
+	if [ -f out$(PLACE)/kept/$(NAME).json ]; then cp out$(PLACE)/kept/$(NAME).json data/results$(PLACE)/; fi
 
 record: keep
-	@$(MAKE) --no-print-directory refresh PRESET= ARGS=
+	@$(if $(PLACE),env -u SMOOTHLIB_OUT) $(MAKE) --no-print-directory refresh PRESET= ARGS=
 
 # The pages that show all records, and the tables of the others.
 refresh: summary claims status

@@ -12,7 +12,6 @@ from companion.base.paths import ROOT
 # Room -> the rooms that it may import, from the ground up: a room may name only those above it here. All may import smoothlib.
 ROOMS = {
     "base": (),
-    "book": ("base",),
     "runs": ("base",),
     "weights": ("base",),
     "data": ("base", "weights"),
@@ -20,6 +19,7 @@ ROOMS = {
     "world": ("base", "runs", "weights"),
     "judges": ("base", "weights", "world"),
     "training": ("base", "weights", "data", "world", "judges"),
+    "book": ("base", "weights", "data", "world"),  # book.live exports the weights, a menu of captions and scenes to edit
     "studies": ("base", "book", "runs", "weights", "data", "evidence", "judges"),
     "app": ("base", "book", "weights", "data", "studies"),
 }

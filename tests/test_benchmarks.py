@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import division, gradient_error, gradient_notes, regularizer
+from benchmarks import caption_stream, division, gradient_error, gradient_notes, regularizer
 from companion.base.paths import ROOT
 
 
@@ -39,6 +39,27 @@ def test_the_errors_of_nothing_are_refused(monkeypatch, capsys, arguments, sente
     with pytest.raises(SystemExit) as raised:
         gradient_error.main()
     assert raised.value.code == 2 and sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pairs", "0"], "--pairs must be at least 1, got 0; --help shows how."),
+        (["--shards", "0"], "--shards must be at least 1, got 0; --help shows how."),
+        (["--pairs", "3", "--shards", "4"], "--shards must be at most --pairs, 3, got 4; --help shows how."),
+    ],
+)
+def test_the_stream_of_nothing_is_refused(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as raised:
+        caption_stream.parse(arguments)
+    assert raised.value.code == 2 and capsys.readouterr().err.endswith(f": {sentence}\n")
+
+
+def test_every_part_of_the_stream_sees_every_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_stream.paths, "RUNS", tmp_path / "runs")
+    caption_stream.write_shards(tmp_path, 50, 3)
+    seen = {part: caption_stream.measure(part, tmp_path)["pairs"] for part in caption_stream.PARTS}
+    assert seen == dict.fromkeys(caption_stream.PARTS, 50) | {"tokens in one call": 5}
 
 
 def test_a_way_that_fails_makes_the_benchmark_fail(monkeypatch, capsys):

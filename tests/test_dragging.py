@@ -1,5 +1,7 @@
 """The study of drags on the shipped model: halves, choice, rows, record, pictures; an interrupted run ends as an unbroken one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from companion.base.config import ConfigurationError, configuration
 from companion.data.drags import DragItem, load_drags
 from companion.evidence import records as results
 from companion.evidence.fields import row_of
-from companion.studies.dragging import run, study
+from companion.studies.dragging import figure, run, study
 from companion.studies.dragging.figures import choice_table, curve_figure, drag_figure, marked, motion_table
 from companion.studies.dragging.scores import motion_groups
 from companion.studies.dragging.selection import choose
@@ -20,6 +22,7 @@ SETTINGS = dict(
     adapters=["smooth"],
     dataset="drags",
     num_drags=4,
+    num_choosing=None,
     num_inference_steps=3,
     strengths=[0.5],
     lrs=[0.01],
@@ -148,3 +151,18 @@ def test_points_are_drawn_where_they_are():
     assert picture.shape == (3, 256, 256)
     assert picture[:, 128, 64].tolist() == [0xD5, 0x5E, 0x00] and picture[:, 128, 192].tolist() == [0x00, 0x72, 0xB2]
     assert picture[:, 128, 128].tolist() == [255, 255, 255]
+
+
+def test_the_figure_takes_the_chosen_settings_and_the_next_drags_of_the_seed():
+    cfg = dict(model="mini", adapter="smooth", batch_size=2, seed=0, device="cpu", drags="drags", num_drags=3, skip_drags=6)
+    cfg |= dict(num_drag_steps=None, num_updates=None, num_lora_steps=None)
+    made = figure.figure_study(SimpleNamespace(**cfg))
+    first = [drag.id for drag in figure.figure_study(SimpleNamespace(**cfg | {"skip_drags": 0, "num_drags": 6})).reported]
+    assert len(made.reported) == 3 and len(first) == 6 and not {drag.id for drag in made.reported} & set(first)
+    chosen = made.candidates[made.choose().index]
+    assert study.describe(chosen) == results.recorded("beyond_drag_benchmark")["facts"]["choice"]["chosen"]
+    shorter = figure.figure_study(SimpleNamespace(**cfg | {"num_updates": 2, "num_lora_steps": 1}))
+    assert [one.settings.iterations for one in shorter.candidates] == [2] and shorter.candidates[0].lora.steps == 1
+    with pytest.raises(ConfigurationError, match="skip_drags is 99, but must be less than the number of drags, 65"):
+        figure.figure_study(SimpleNamespace(**cfg | {"skip_drags": 99}))
+    assert figure.figure_study(SimpleNamespace(**cfg | {"drags": None})) is None

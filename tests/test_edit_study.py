@@ -25,6 +25,7 @@ SMALL = {
     "repeated": ["prompt_switch"],
     "strengths": "few",
     "num_pairs": 4,
+    "num_choosing": None,
     "num_inference_steps": 2,
     "num_costly_steps": 2,
     "guidance_scale": None,
@@ -53,6 +54,8 @@ def test_even_ids_choose_odd_ids_are_reported_and_more_pairs_keep_the_fewer():
         ids, larger = ([pair.id for pair in getattr(one, half)] for one in (few, more))
         assert set(ids) < set(larger) and len(ids) == 12 and len(larger) == 60
     assert len(study_of(num_pairs=66).reported) == 198
+    fewer = study_of(num_pairs=20, num_choosing=2)
+    assert [pair.id for pair in fewer.chosen_on] == [pair.id for pair in few.chosen_on] and len(fewer.reported) == 60
 
 
 def test_published_settings_lie_on_every_curve():
@@ -239,3 +242,14 @@ def test_rows_are_compared_over_pairs_and_trainings_and_parts_hold_their_kinds(m
     curves = report.curves(study, found)
     assert {entry.title: list(models) for entry, models in curves.items()}["SDEdit"] == [None, "smooth"]
     assert column(found[SOURCE], "attribute").shape == (60,) and np.isnan(column(found[SOURCE], "attribute")).all()
+
+
+def test_null_text_inversion_as_published_is_a_row_of_the_base_model_and_of_smooth():
+    study = study_of(adapters=["smooth", "plain"])
+    choices = {entry: some(study.recipe.candidates(entry)[0]) for entry in study.entries}
+    rows = study.published_rows(choices)
+    assert [row.label for row in rows] == [f"{name}: prompt switch, null-text as published" for name in ("Base", "Smooth")]
+    found = rows[0].settings.inversion
+    assert (found.kind, found.num_inner_steps, found.lr) == ("null_text", 10, 0.01)
+    assert rows[0].settings.settings == study.rows(choices)[3].settings.settings
+    assert study_of(inversions=["ddim"]).published_rows({}) == []

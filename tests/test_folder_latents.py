@@ -102,4 +102,4 @@ def test_training_and_tables_read_a_picture_alike(folder):
     (folder.parent / "annotations").mkdir()
     (folder.parent / "annotations" / "captions_photos.json").write_text(json.dumps(listing))
     (item,) = load_items(str(folder.parent), "photos", 1, size=24)
-    assert torch.equal(item.image, FolderLatents(None, folder, 24)._image(folder / "a.png"))
+    assert torch.equal(item.image, FolderLatents(None, folder, 24).picture(0))

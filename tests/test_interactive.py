@@ -185,7 +185,34 @@ def test_eight_prompts_of_two_rows_fit_and_the_quality_is_stated():
     with pytest.raises(
         ValueError, match=r"The images need \d+ kB even at WebP quality 75, but max_kb leaves \d+ kB: show fewer or smaller"
     ):
-        walk_scrubber(walks, distances, captions=["a red cube"] * 8, alt="walks", max_kb=40)
+        walk_scrubber(walks, distances, captions=["a red cube"] * 8, alt="walks", max_kb=12)
+
+
+def photographs(count, side=512):
+    """`count` natural photographs, (3, side, side) uint8: crops of those that come with scikit-image."""
+    from skimage.data import astronaut, chelsea, coffee, rocket
+
+    sources = [np.asarray(Image.fromarray(image()).resize((side + 96, side + 96))) for image in (astronaut, chelsea, coffee, rocket)]
+    places = [(i % 4, 12 * (i // 4) % 96) for i in range(count)]
+    return [np.ascontiguousarray(sources[k][at : at + side, at : at + side].transpose(2, 0, 1)) for k, at in places]
+
+
+def test_photographs_of_512_pixels_fit_on_a_page():
+    """Figure 4's five images by four rows and by seven, and Table 1's eight walks of two rows, on Stable Diffusion 1.5."""
+    images = photographs(40)
+    for rows in (4, 7):
+        pairs = [(images[i], images[5 + i + r]) for i in range(5) for r in range(rows)]
+        html = before_after(pairs, labels=[f"pair {k}" for k in range(5 * rows)], alt="images").html
+        assert len(html.encode()) <= 300_000 and html.count("<section>") == 5 * rows
+        shown = int(re.search(r"Images: 512 x 512 pixels, shrunk to (\d+); WebP, quality", html)[1])
+        assert 128 <= shown < 384 and decoded(Elements(html).all("img")[0]).shape[0] == shown
+    frames = np.stack([images[k % 40] for k in range(8 * 2 * 11)]).reshape(8, 2, 11, 3, 512, 512)
+    walks, (_, distances) = [dict(zip(("Base", "Smooth"), prompt, strict=True)) for prompt in frames], example_walks(8, 11)
+    widget = walk_scrubber(walks, distances, captions=[f"walk {k}" for k in range(8)], alt="walks")
+    sections = widget.html.count("<section>")
+    assert len(widget.html.encode()) <= 300_000 and 1 <= sections < 8 and "shrunk to 128" in widget.html
+    assert f"The first {sections} of 8: the others would make the page too large." in widget.html
+    assert widget.html.count("<option>") == (sections if sections > 1 else 0) and repr(widget).count("  walk") == sections
 
 
 def test_large_images_are_shrunk_and_say_so():

@@ -7,6 +7,7 @@ import torch
 from skimage import data
 from tiny import assert_one_sentence
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from companion.judges.networks import lpips_network
 from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity, edits
@@ -197,3 +198,13 @@ def test_prompts_must_be_one_per_picture():
     for prompts, given in (("a cat", "one text"), (["a cat"], "1 texts")):
         with pytest.raises(ValueError, match=f"source_prompts is {given}, but must be 2 texts, one per picture"):
             edits.directional_alignment(images, images, ["a dog", "a cat"], prompts, embed_images=None, embed_captions=None)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 31, 50)])
+def test_ssims_map_is_the_one_of_torchmetrics(shape):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1
+    preds = (target + 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)).clamp(-1, 1)
+    arguments = dict(sigma=1.5, data_range=1.0, reduction="none", return_full_image=True)
+    _, whole = structural_similarity_index_measure((preds + 1) / 2, (target + 1) / 2, **arguments)
+    torch.testing.assert_close(edits.ssim_map(preds, target), whole[..., 5:-5, 5:-5].mean(dim=1), rtol=0, atol=1e-12)

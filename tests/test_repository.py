@@ -116,7 +116,8 @@ def test_files_are_small():
     large = []
     for file in tracked():
         path, size = file.relative_to(ROOT), file.stat().st_size
-        limit = 50 * MB if path.parts[0] == "data" else 3 * MB if "vendor" in path.parts else 300 * KB
+        # 4 MB: the runtime that lets the model run in the reader's browser has 3.7 MB, packed
+        limit = 50 * MB if path.parts[0] == "data" else 4 * MB if "vendor" in path.parts else 300 * KB
         if path.suffix == ".ipynb":
             limit = 2 * MB  # its images are limited one by one, below
         if size > limit:
@@ -202,6 +203,7 @@ TARGETS = (
     "record",
     "refresh",
     "torture",
+    "sd15-rehearsal",
     "adapters",
     "readme",
     "clean",
@@ -222,7 +224,7 @@ def test_help_lists_every_target_and_setting():
     assert settings >= {"PYTHON", "VENV", "PRESET", "ARGS", "NAME", "OPEN"}
     assert set(re.findall(r"^([a-z][a-z0-9_-]*):", text, flags=re.MULTILINE)) == set(TARGETS)
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert set(TARGETS) <= set(re.findall(r"^make ([a-z0-9_]+) ", shown, flags=re.MULTILINE))
+    assert set(TARGETS) <= set(re.findall(r"^make ([a-z0-9_-]+) ", shown, flags=re.MULTILINE))
     assert settings == set(re.findall(r"^([A-Z]+)=", shown, flags=re.MULTILINE))
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 from test_exports import Exported, config
 from test_training import trainer, weights
@@ -136,3 +137,13 @@ def test_a_card_never_vouches_for_damage(tmp_path):
         (new / "unet").write_bytes(b"anew")
         write_card(new)
     assert json.loads((folder / CARD).read_text())["licence"] == "ours" and (folder / "unet").read_bytes() == b"anew"
+
+
+def test_what_is_published_can_be_read_by_others(tmp_path):
+    """safetensors makes its files for their owner alone; the umask decides, as for every other file."""
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    with replacing(tmp_path / "mine") as new:
+        safetensors.torch.save_file({"x": torch.zeros(1)}, new / "weights.safetensors")
+        (new / "weights.safetensors").chmod(0o600)
+    assert (tmp_path / "mine" / "weights.safetensors").stat().st_mode == ordinary.stat().st_mode

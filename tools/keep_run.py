@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 
 from companion.base import paths
+from companion.evidence.published import is_place, own_names
 from companion.evidence.records import comparison_table, load_record, record_files
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
@@ -85,8 +86,15 @@ def check_same_run(run: nbformat.NotebookNode, record: Mapping[str, Any], name: 
         raise ValueError(f"out/{name}.json was made at {made}, but the run of out/{name}.ipynb lasted from {start} to {end}.")
     settings = record["provenance"]["config"]
     for parameter, value in injected_parameters(run).items():
-        if parameter in settings and settings[parameter] != value:
+        if parameter in settings and settings[parameter] not in (value, published(value)):
             raise ValueError(f"out/{name}.json was made with {parameter} = {settings[parameter]!r}, but out/{name}.ipynb with {value!r}.")
+
+
+def published(value: Any) -> Any:
+    """A parameter as records have it: without the place of a folder on this machine."""
+    if isinstance(value, list):
+        return [published(entry) for entry in value]
+    return own_names([value])[value] if isinstance(value, str) and is_place(value) else value
 
 
 def injected_parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A progress bar that leaves nothing behind: a tqdm bar in a terminal, one line updated in place in a notebook, silence elsewhere."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,12 +49,23 @@ class _NotebookLine:
         pass
 
 
+class _NoNews(logging.Filter):
+    """Stable Diffusion's scheduler has a key of PNDM's, of which diffusers warns whenever DDIM's are made of it: in every inversion."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "{'skip_prk_steps': True}" not in record.getMessage()
+
+
+_no_news = _NoNews()
+
+
 @contextmanager
 def no_library_bars() -> Iterator[None]:
-    """The libraries' bars for loading a handful of files say nothing and would be stored in notebooks."""
+    """The libraries' bars for loading a handful of files say nothing and would be stored in notebooks; neither does `_NoNews`."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
+    logging.getLogger("diffusers.configuration_utils").addFilter(_no_news)
     libraries = [library for library in (diffusers.utils.logging, transformers.utils.logging) if library.is_progress_bar_enabled()]
     for library in libraries:
         library.disable_progress_bar()

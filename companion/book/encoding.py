@@ -31,6 +31,11 @@ def data_uris(pictures: Sequence[np.ndarray], *, max_bytes: int) -> tuple[list[s
     )
 
 
+def lowest_bytes(pictures: Sequence[np.ndarray]) -> int:
+    """What the pictures' data URIs need together at the lowest quality that `data_uris` takes."""
+    return sum(len("data:image/webp;base64,") + 4 * math.ceil(len(_webp(picture, QUALITIES[-1])) / 3) for picture in pictures)
+
+
 def film_strip(frames: Sequence[np.ndarray]) -> np.ndarray:
     """Frames (H, W, 3) side by side in one picture (H, F * W, 3)."""
     return np.concatenate(frames, axis=1)

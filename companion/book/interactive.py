@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from .browser import COMPARE_SCRIPT, STYLE, WALK_SCRIPT
-from .encoding import LONGEST_SIDE, data_uris, film_strip, shrink
+from .encoding import LONGEST_SIDE, film_strip, shrink
+from .fitting import Markup, fitted
 from .page import MAX_KB, to_pixels
 from .step_curve import MAX_ROWS, sample, step_curve
 
 Distances = Mapping[str, Sequence[float] | np.ndarray]
 CV_NOTE = "CV: standard deviation of a walk's step distances over their mean; 0 is a steady walk."
-NOTE_LENGTH = 200  # bytes kept free for the sentence on the encoding
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def walk_scrubber(
         choice: what is chosen by caption.
         distance_label: heading of the curve: which distance, in which unit.
         max_size: larger images are shrunk to this many pixels.
-        max_kb: the whole figure's size. Images are lossless where they fit, else WebP of the best quality that does; the note says which.
+        max_kb: the whole figure's size. Images are lossless where they fit, else WebP of the best quality that does, else smaller, and then
+            the first of the choices alone; the note says which.
 
     Raises:
         ValueError: lengths, rows or shapes do not match, a distance is negative or not finite, or the images do not fit in `max_kb`.
@@ -65,8 +66,6 @@ def walk_scrubber(
     frames, rows = _check_walks(walks), list(walks[0])
     steps = _check_distances(distances, rows, len(frames[0][0]), len(walks))
     count, (height, width) = len(frames[0][0]), frames[0][0][0].shape[:2]
-    size = min(max_size, LONGEST_SIDE // count)
-    frames = [[[shrink(frame, size) for frame in walk] for walk in prompt] for prompt in frames]
     cv = [{row: values.std() / values.mean() for row, values in prompt.items()} for prompt in steps]
     highest = max(values.max() for prompt in steps for values in prompt.values())
 
@@ -87,16 +86,23 @@ def walk_scrubber(
         body = f'<div class="smooth-images" style="--frames:{count}">{views}</div>{curve}<ul>{values}</ul>'
         return f'<section><p class="smooth-caption">{escape(captions[i])}</p>{body}</section>'
 
-    def markup(uris: Sequence[str], encoding: str) -> str:
-        slide = f'<label class="smooth-slide">Frame <input type="range" min="0" max="{count - 1}" value="0" step="1"></label>'
-        controls = f'<div class="smooth-live">{_select(choice, captions)}{slide}<div class="smooth-at" aria-hidden="true"></div></div>'
-        sections = "".join(section(i, uris[i * len(rows) : (i + 1) * len(rows)]) for i in range(len(walks)))
-        note = f"{CV_NOTE} {_pixels_note(width, height, size, encoding)}"
-        shown = frames[0][0][0].shape[1]
-        return _widget("smooth-walk", alt, controls + sections, note, WALK_SCRIPT, shown, wide=256 if len(rows) < 3 else 192, narrow=128)
+    def make(choices: int, size: int) -> tuple[list[np.ndarray], Markup]:
+        strips = [film_strip([shrink(frame, size) for frame in walk]) for prompt in frames[:choices] for walk in prompt]
 
-    html = _fitted(markup, [film_strip(walk) for prompt in frames for walk in prompt], max_kb)
-    lines = [f"  {caption}: CV " + ", ".join(f"{row} {cv[i][row]:.3f}" for row in rows) for i, caption in enumerate(captions)]
+        def markup(uris: Sequence[str], encoding: str) -> str:
+            slide = f'<label class="smooth-slide">Frame <input type="range" min="0" max="{count - 1}" value="0" step="1"></label>'
+            chooser = _select(choice, captions[:choices])
+            controls = f'<div class="smooth-live">{chooser}{slide}<div class="smooth-at" aria-hidden="true"></div></div>'
+            sections = "".join(section(i, uris[i * len(rows) : (i + 1) * len(rows)]) for i in range(choices))
+            note = f"{CV_NOTE} {_pixels_note(width, height, size, encoding)}{_left_out(choices, len(walks))}"
+            shown, wide = strips[0].shape[1] // count, 256 if len(rows) < 3 else 192
+            return _widget("smooth-walk", alt, controls + sections, note, WALK_SCRIPT, shown, wide=wide, narrow=128)
+
+        return strips, markup
+
+    side = min(max_size, LONGEST_SIDE // count, max(width, height))
+    html, shown = fitted(make, choices=len(walks), side=side, max_kb=max_kb)
+    lines = [f"  {caption}: CV " + ", ".join(f"{row} {cv[i][row]:.3f}" for row in rows) for i, caption in enumerate(captions[:shown])]
     return Widget(html, "\n".join([f"{alt} ({count} frames under a slider: open the page or the notebook in a browser)", *lines]))
 
 
@@ -142,7 +148,6 @@ def before_after(
     images = [to_pixels(image) for pair in pairs for image in pair]
     _check_same_shape(images, "pairs")
     height, width = images[0].shape[:2]
-    images = [shrink(image, max_size) for image in images]
 
     def section(i: int, uris: Sequence[str]) -> str:
         figures = "".join(
@@ -152,18 +157,24 @@ def before_after(
         pair = f'<div class="smooth-images smooth-pair">{figures}</div>'
         return f'<section><p class="smooth-caption">{escape(labels[i])}</p>{pair}</section>'
 
-    def markup(uris: Sequence[str], encoding: str) -> str:
-        left, right = map(escape, sides)
-        names = f'aria-label="{left} or {right}" data-left="{left}" data-right="{right}"'
-        slider = f'<input type="range" min="0" max="100" value="50" step="1" {names}>'
-        slide = f'<label class="smooth-slide smooth-live">{slider}</label><div class="smooth-at smooth-live" aria-hidden="true"></div>'
-        sections = "".join(section(i, uris[2 * i : 2 * i + 2]) for i in range(len(pairs)))
-        chooser = f'<div class="smooth-live">{_select(choice, labels)}</div>'
-        note = _pixels_note(width, height, max_size, encoding)
-        return _widget("smooth-compare", alt, chooser + sections + slide, note, COMPARE_SCRIPT, images[0].shape[1], wide=320, narrow=256)
+    def make(choices: int, size: int) -> tuple[list[np.ndarray], Markup]:
+        small = [shrink(image, size) for image in images[: 2 * choices]]
 
-    html = _fitted(markup, images, max_kb)
-    return Widget(html, "\n".join([f"{alt} (a slider: open the page or the notebook in a browser)", *(f"  {label}" for label in labels)]))
+        def markup(uris: Sequence[str], encoding: str) -> str:
+            left, right = map(escape, sides)
+            names = f'aria-label="{left} or {right}" data-left="{left}" data-right="{right}"'
+            slider = f'<input type="range" min="0" max="100" value="50" step="1" {names}>'
+            slide = f'<label class="smooth-slide smooth-live">{slider}</label><div class="smooth-at smooth-live" aria-hidden="true"></div>'
+            sections = "".join(section(i, uris[2 * i : 2 * i + 2]) for i in range(choices))
+            chooser = f'<div class="smooth-live">{_select(choice, labels[:choices])}</div>'
+            note = _pixels_note(width, height, size, encoding) + _left_out(choices, len(pairs))
+            return _widget("smooth-compare", alt, chooser + sections + slide, note, COMPARE_SCRIPT, small[0].shape[1], wide=320, narrow=256)
+
+        return small, markup
+
+    html, shown = fitted(make, choices=len(pairs), side=min(max_size, max(width, height)), max_kb=max_kb)
+    lines = [f"  {label}" for label in labels[:shown]]
+    return Widget(html, "\n".join([f"{alt} (a slider: open the page or the notebook in a browser)", *lines]))
 
 
 def _check_texts(alt: str, texts: Sequence[str], name: str, expected: int) -> None:
@@ -225,6 +236,10 @@ def _pixels_note(width: int, height: int, max_size: int, encoding: str) -> str:
     return f"Images: {width} x {height} pixels{shrunk}; {encoding}."
 
 
+def _left_out(shown: int, count: int) -> str:
+    return "" if shown == count else f" The first {shown} of {count}: the others would make the page too large."
+
+
 def _widget(kind: str, alt: str, body: str, note: str, script: str, shown: int, *, wide: int, narrow: int) -> str:
     """The whole figure. Images of `shown` pixels are enlarged by the whole factor that comes nearest to `wide` (`narrow` on a phone)."""
     wide, narrow = (shown * max(1, round(target / shown)) if shown <= target else min(shown, 2 * target) for target in (wide, narrow))
@@ -232,10 +247,3 @@ def _widget(kind: str, alt: str, body: str, note: str, script: str, shown: int, 
     style = f'style="--wide:{wide}px;--narrow:{narrow}px"'
     start = f'<div class="{classes}" role="group" aria-label="{escape(alt)}" {style}><style>{STYLE}</style>'
     return f'{start}{body}<p class="smooth-note">{escape(note)}</p></div><script>{script}</script>'
-
-
-def _fitted(markup: Any, pictures: Sequence[np.ndarray], max_kb: int) -> str:
-    """`markup(uris, note)` with the pictures encoded so that the whole has at most `max_kb` kilobytes."""
-    rest = len(markup([""] * len(pictures), "").encode()) + NOTE_LENGTH
-    uris, encoding = data_uris(pictures, max_bytes=max_kb * 1000 - rest)
-    return markup(uris, encoding)

@@ -22,9 +22,10 @@ from ..base.config import OneSentenceParser, plain
 from ..base.staleness import stale, staleness_note
 from .paper import PaperTable, load_paper_table
 from .provenance import data_hash, provenance
+from .published import without_places
 from .record_checks import KEYS, SCHEMA, SEAL
 from .statistics import compare_rows, mean_interval
-from .stored_records import load_record, record_files, recorded, save_record, saved_sentence
+from .stored_records import load_record, of_same_model, record_files, recorded, save_record, saved_sentence
 from .tables import ComparisonTable, Record, paired_tests
 
 __all__ = [
@@ -96,7 +97,7 @@ def make_record(
     content = (SCHEMA, name, table, model, list(items), dict(conventions or {}), measured, comparisons, dict(provenance))
     optional = (("row_fields", row_fields), ("columns", columns), ("facts", facts), ("parts", parts))
     extra = {key: value for key, value in optional if value}
-    return plain(dict(zip(KEYS, content, strict=True)) | extra, "record")
+    return without_places(plain(dict(zip(KEYS, content, strict=True)) | extra, "record"))
 
 
 def _checked_parts(
@@ -133,7 +134,12 @@ def _check_rows(
 def comparison_table(
     table: str, *, this_run: Record | None = None, recorded: Record | None = None, headline: bool = False
 ) -> ComparisonTable:
-    """Paper, recorded and this run in one table; see `ComparisonTable`. A run that is the recorded one is shown once, as recorded."""
+    """Paper, recorded and this run in one table; see `ComparisonTable`. A run that is the recorded one is shown once, as recorded.
+
+    A run of another model than the recorded one's stands beside the record of its own model, or beside none.
+    """
+    if this_run is not None and recorded is not None and this_run["model"] != recorded["model"]:
+        recorded = of_same_model(this_run)
     if this_run is not None and recorded is not None and _content(this_run) == _content(recorded):
         this_run = None
     for record in (this_run, recorded):

@@ -10,6 +10,8 @@ from ..base.files import atomic_write
 from .record_checks import SEAL, RecordError, check_record, seal
 from .tables import Record
 
+NAMES = {"sd15": "Stable Diffusion 1.5"}  # folder of data/results -> whose records lie there
+
 
 def save_record(record: Record, file: str | Path) -> Path:
     """Write a record and its seal as JSON, atomically. Raises ValueError, saying where, for NaN or anything else that JSON has not."""
@@ -57,6 +59,18 @@ def recorded(name: str, *, folder: Path = paths.RESULTS) -> dict[str, Any] | Non
     """The repository's record of this name, or None where none has been made."""
     file = folder / f"{name}.json"
     return load_record(file) if file.is_file() else None
+
+
+def model_folders(folder: Path = paths.RESULTS) -> dict[str, Path]:
+    """Model in words -> its folder of records, in `folder`; those of `NAMES` first, whether or not anything lies there."""
+    found = [place.name for place in sorted(folder.glob("*/")) if any(place.glob("*.json"))]
+    return {NAMES.get(name, name): folder / name for name in dict.fromkeys([*NAMES, *found])}
+
+
+def of_same_model(record: Record, folder: Path = paths.RESULTS) -> Record | None:
+    """The stored record of this name that was measured on the same model; None where there is none."""
+    stored = (recorded(record["name"], folder=place) for place in (folder, *model_folders(folder).values()))
+    return next((one for one in stored if one is not None and one["model"] == record["model"]), None)
 
 
 def saved_sentence(name: str) -> str:

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from .trained import file_title, title_of
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ def check_rows(rows: Sequence[Row]) -> None:
 
 
 def adapter_titles(adapters: Sequence[str]) -> dict[str | None, str]:
-    """Adapter -> how rows are called after it, by the name of its folder; the base model (None) first: "Base", "Smooth".
+    """Adapter -> how rows are called after it, by what it is (`trained.title_of`); the base model (None) first: "Base", "Smooth".
 
-    Raises ValueError where two titles are equal.
+    Where two would be called alike, all are called by their folders. Raises ValueError where two folders' names are equal.
     """
-    titles = {None: "Base"} | {adapter: (name := Path(adapter).name)[:1].upper() + name[1:] for adapter in adapters}
+    titles = {None: "Base"} | {adapter: title_of(adapter) for adapter in adapters}
+    if len(set(titles.values())) < len(titles):
+        titles = {None: "Base"} | {adapter: file_title(adapter) for adapter in adapters}
     if len(titles) <= len(adapters) or len(set(titles.values())) < len(titles):
         raise ValueError(
             f"adapters is {', '.join(map(str, adapters))}, but must have different folder names, none of them 'base' (the first letter may "

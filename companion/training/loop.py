@@ -44,7 +44,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.parameters = trainable
         self.average = ExponentialMovingAverage(trainable, config.ema_decay) if config.ema_decay else None
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.replaced = 0, 0.0, 0  # replaced: examples that could not be read, of all processes
         config.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.log = config.folder / "checkpoint.pt", config.folder / "log.jsonl"
         if self.checkpoint.exists():
@@ -59,6 +59,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "step": self.step,
             "seconds": self.seconds,
+            "replaced": self.replaced,
             "parameters": [p.detach().cpu() for p in self.parameters],
             "averages": self.average.averages if self.average else [],
             "objective": self.objective.state(),
@@ -86,7 +87,7 @@ class Trainer:
                 average.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state(state["objective"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.replaced = state["step"], state["seconds"], state.get("replaced", 0)
 
     def save(self) -> None:
         """Write the checkpoint (main process), replacing the last one only when complete. Raises FloatingPointError for broken weights."""
@@ -110,7 +111,7 @@ class Trainer:
         self.objective.step = self.step
         parts = config.gradient_accumulation_steps
         per_step = config.batch_size * parts * ranks
-        indices = step_indices(len(self.objective), per_step, config.seed, self.step)
+        indices = step_indices(len(self.objective), per_step, config.seed, self.step, self.objective.order)
         draws = self.objective.draw(per_step, step_generator(config.seed, self.step))
         logged: dict[str, float] = {}
         for part in range(parts):
@@ -123,8 +124,10 @@ class Trainer:
             for name, value in {"loss": loss, **numbers}.items():
                 logged[name] = logged.get(name, 0.0) + value.item() / parts
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        broken = torch.tensor(float(not (math.isfinite(norm) and math.isfinite(logged["loss"]))), device=self.accelerator.device)
-        if self.accelerator.reduce(broken, "sum") > 0:  # on any process: all stop
+        broken, replaced = not (math.isfinite(norm) and math.isfinite(logged["loss"])), self.objective.take_replaced()
+        broken, replaced = self.accelerator.reduce(torch.tensor([float(broken), float(replaced)], device=self.accelerator.device), "sum")
+        self.replaced += int(replaced)
+        if broken > 0:  # on any process: all stop
             drawn = self.objective.describe(draws)
             raise FloatingPointError(
                 f"loss {logged['loss']} with gradient norm {float(norm)} at step {self.step} of {config.name}{drawn and ', ' + drawn}; "
@@ -157,6 +160,7 @@ class Trainer:
 
     def _log(self, numbers: dict[str, float]) -> None:
         line = {"step": self.step, **numbers, "learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 1)}
+        line |= {"replaced_examples": self.replaced} if self.replaced else {}
         line |= {"machine": machine(self.accelerator.device)["name"]}
         if self.accelerator.is_main_process:
             with self.log.open("a") as log:

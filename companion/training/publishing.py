@@ -41,12 +41,22 @@ def replacing(folder: Path) -> Iterator[Path]:
             new.mkdir()
         yield new
         _check_kept(folder, new)
+        _let_others_read(new)
         if folder.exists():
             former.parent.mkdir(exist_ok=True)
             os.rename(folder, former)
         os.rename(new, folder)
     finally:
         tidy(folder)
+
+
+def _let_others_read(folder: Path) -> None:
+    """Every file as readable as the user's new files are: safetensors writes for its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~mask)
 
 
 def _check_kept(folder: Path, new: Path) -> None:

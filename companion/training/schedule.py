@@ -1,8 +1,12 @@
 """What belongs to the number of a step alone: its examples, its generator, its learning rate, the decay of the average."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from .orders import random_order
 from .settings import TrainingConfig
 
 
@@ -31,17 +35,18 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def step_indices(length: int, batch: int, seed: int, step: int) -> Tensor:
-    """The examples of step `step`: consecutive slices of one random order per epoch, (batch,) long."""
-    order_of = {}
-    positions = range(step * batch, (step + 1) * batch)
-    chosen = []
-    for position in positions:
+def step_indices(length: int, batch: int, seed: int, step: int, order: Callable[[int, int], Tensor] | None = None) -> Tensor:
+    """The examples of step `step`: consecutive slices of one order per epoch, (batch,) long.
+
+    `order(seed, epoch)`: the order of an epoch, (length,) long; a random one by default.
+    """
+    order = order or partial(random_order, length)
+    chosen, position, end = [], step * batch, (step + 1) * batch
+    while position < end:
         epoch, offset = divmod(position, length)
-        if epoch not in order_of:
-            order_of[epoch] = torch.randperm(length, generator=torch.Generator().manual_seed(seed * 7_919 + epoch))
-        chosen.append(order_of[epoch][offset])
-    return torch.stack(chosen)
+        chosen.append(order(seed, epoch)[offset : offset + end - position])
+        position += len(chosen[-1])
+    return torch.cat(chosen)
 
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:

@@ -39,6 +39,7 @@ PARAMETERS = {
     "adapters": config.ListOf(config.Text(), optional=True),
     "dataset": config.Text(),
     "num_drags": config.Integer(2, 10000, optional=True),
+    "num_choosing": config.Integer(1, 5000, optional=True),
     "num_inference_steps": config.Integer(2, 100),
     "strengths": config.ListOf(config.Number(0.05, 1), minimum=1),
     "lrs": config.ListOf(config.Number(1e-4, 1), minimum=1),
@@ -80,7 +81,8 @@ class DragStudy(BaseStudy):
                 self._method(*one) for one in product(sorted(cfg.lora_steps), sorted(cfg.strengths), sorted(cfg.lrs), self.stops)
             ]
             drags = load_drags(cfg.dataset, size=None if cfg.dataset == "drags" else image_size(cfg.model))
-            self.chosen_on, self.reported = (self._some(half(drags, parity)) for parity in (0, 1))
+            reported = None if cfg.num_drags is None else max(1, cfg.num_drags // 2)
+            self.chosen_on, self.reported = self._some(half(drags, 0), cfg.num_choosing or reported), self._some(half(drags, 1), reported)
             for drag in (*self.chosen_on, *self.reported):
                 points_of([drag])
         self.has_truth = all(drag.truth is not None for drag in drags)
@@ -90,11 +92,9 @@ class DragStudy(BaseStudy):
         """None: a drag has no guidance."""
         return 1.0
 
-    def _some(self, drags: Sequence[DragItem]) -> list[DragItem]:
-        """Half of `num_drags`, chosen by seed; all for None."""
-        if self.cfg.num_drags is None:
-            return list(drags)
-        return [drags[i] for i in datasets.seeded_choice(len(drags), max(1, self.cfg.num_drags // 2), self.cfg.seed)]
+    def _some(self, drags: Sequence[DragItem], count: int | None) -> list[DragItem]:
+        """`count` of them, chosen by seed; all for None."""
+        return list(drags) if count is None else [drags[i] for i in datasets.seeded_choice(len(drags), count, self.cfg.seed)]
 
     def _method(self, lora_steps: int, strength: float, lr: float, iterations: int) -> DragMethod:
         cfg = self.cfg

@@ -6,7 +6,7 @@ from ...evidence import records as results
 from .compare import compare
 from .curve import Gain
 from .methods import Entry
-from .study import EditingStudy
+from .study import AS_PUBLISHED, EditingStudy
 
 Tests = list[tuple[str, str, str, str | None]]
 COMPARED = (("lpips", None), ("lpips_outside", "local"), ("followed", None))  # metric and the part that it is compared on
@@ -38,6 +38,13 @@ def inversion_tests(study: EditingStudy) -> Tests:
     """The base model with each other inversion against the first."""
     first, *others = study.entries
     return [(label("Base", entry), label("Base", first), metric, part) for entry in others for metric, part in COMPARED]
+
+
+def published_tests(study: EditingStudy) -> Tests:
+    """Null-text inversion as published against this run's, with the base model and with Smooth."""
+    switch = Entry("prompt_switch", "null_text")
+    rows = [label(title, switch) for title in ("Base", *list(smooth_groups(study))[:1])]
+    return [(row + AS_PUBLISHED, row, metric, part) for row in rows for metric, part in COMPARED]
 
 
 def sheet_labels(study: EditingStudy) -> list[str]:

@@ -18,7 +18,8 @@ from ...evidence.records import recorded
 from ...runs import runs
 from ..base import BaseStudy
 from ..rows import Row
-from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
+from ..setup import DEVICE, errors_in_one_sentence
+from ..trained import default_adapters
 from .methods import PLANS, Entry, entries
 from .pictures import edit_grid, sliders
 from .run import run_edits
@@ -69,7 +70,7 @@ class FigureStudy(BaseStudy):
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
-        self.adapter = next(iter(chosen_adapters(None if cfg.adapter is None else [cfg.adapter])), None)
+        self.adapter = next(iter(default_adapters(cfg.model, None if cfg.adapter is None else [cfg.adapter])), None)
         self.check_adapters([self.adapter], cfg.model)
         with errors_in_one_sentence():
             self.recipe = recipe_of(cfg, self.guidance_of(cfg.model))

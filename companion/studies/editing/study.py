@@ -6,10 +6,13 @@ measured = study.measure(study.rows(choices), study.reported)
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from smoothlib.editing.inverted import Inversion
 
 from ...base import config
 from ...base.config import plain
@@ -27,6 +30,7 @@ from .selection import Choice, choose
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+AS_PUBLISHED = " as published"
 INVERSIONS = ("null_text", "ddim", "direct", "fixed_point")
 PARAMETERS = {
     "model": config.Text(),
@@ -36,6 +40,7 @@ PARAMETERS = {
     "repeated": config.ListOf(config.Choice(*PLANS)),
     "strengths": config.Choice("all", "few"),
     "num_pairs": config.Integer(4, 66),
+    "num_choosing": config.Integer(1, 33, optional=True),
     "num_inference_steps": config.Integer(2, 100),
     "num_costly_steps": config.Integer(2, 100),
     "guidance_scale": config.Number(1.1, 30, optional=True),
@@ -77,7 +82,7 @@ class EditingStudy(BaseStudy):
                 for strength in self.recipe.strengths_of(entry):
                     self.recipe.edit(entry, strength)
             edits = load_edits(size=cfg.model)
-        self.chosen_on = pairs_of(edits, "even", cfg.num_pairs // 2, cfg.seed)
+        self.chosen_on = pairs_of(edits, "even", cfg.num_choosing or cfg.num_pairs // 2, cfg.seed)
         self.reported = pairs_of(edits, "odd", cfg.num_pairs // 2, cfg.seed)
         self.pairs: Sequence[EditItem] = self.reported
         self.judges: EditJudges | None = None
@@ -140,14 +145,14 @@ class EditingStudy(BaseStudy):
 
         A method with one candidate is not run.
         """
-        candidates = {entry: found for entry in self.entries if len(found := self.recipe.candidates(entry)) > 1}
+        candidates = {entry: found for entry in self.entries if len(found := self.candidates(entry)) > 1}
         rows = [self.row(entry, None, strength) for entry, found in candidates.items() for strength in found]
         measured = self.measure([*ends(), *rows], self.chosen_on)
         followed = {label: float(np.mean(column(found, "followed"))) for label, found in measured.items()}
         lpips = {label: float(np.mean(column(found, "lpips"))) for label, found in measured.items()}
         choices = {}
         for entry in self.entries:
-            strengths = self.recipe.candidates(entry)
+            strengths = self.candidates(entry)
             if entry not in candidates:
                 choices[entry] = Choice(strengths[0])
                 continue
@@ -155,6 +160,10 @@ class EditingStudy(BaseStudy):
             values = [lpips[label] for label in labels], [followed[label] for label in labels]
             choices[entry] = choose(strengths, *values, floor=followed[SOURCE], ceiling=followed[TRUTH])
         return choices
+
+    def candidates(self, entry: Entry) -> tuple[float, ...]:
+        """The strengths that the even ids choose among: those that the paper names, else those on the method's curve."""
+        return entry.plan.candidates or self.recipe.candidates(entry)
 
     # The report, on odd ids -----------------------------------------------------------------------------------------------------------
 
@@ -166,6 +175,15 @@ class EditingStudy(BaseStudy):
             if entry == Entry("prompt_switch", "null_text") and 1.0 in self.recipe.strengths_of(entry):
                 made += [self.row(entry, adapter, 1.0) for adapter in self.curve_models(entry)]
         return made
+
+    def published_rows(self, choices: Mapping[Entry, Choice]) -> list[Row]:
+        """The prompt switch after null-text inversion as published, ten inner steps at a tenth of the rate: the base model and Smooth."""
+        entry = Entry("prompt_switch", "null_text")
+        if entry not in self.entries:
+            return []
+        models = [one for one in self.models_of(entry) if one is None or self.kind_of(one) in ("smooth", "unknown")][:2]
+        edit = replace(self.recipe.edit(entry, choices[entry].strength), inversion=Inversion("null_text"))
+        return [Row(f"{self.titles[adapter]}: {entry.title}{AS_PUBLISHED}", (adapter,), edit) for adapter in models]
 
     def curve_rows(self) -> dict[Entry, dict[str | None, list[Row]]]:
         """By method and model the rows of its curve over the strength, those that edit least first; methods with one strength have none."""
@@ -192,6 +210,8 @@ class EditingStudy(BaseStudy):
         if edit.settings is None:
             return fields
         fields |= {"inversion": edit.inversion.kind, "strength": edit.strength}
+        if edit.inversion.kind == "null_text":
+            fields |= {"num_inner_steps": edit.inversion.num_inner_steps, "null_text_lr": edit.inversion.lr}
         # A setting that is called as a field of the row, such as Prompt-to-Prompt's kind of replacement, must not take its place.
         own = {
             name if name in shared or name not in fields else f"{edit.method}_{name}": value for name, value in plain(edit.settings).items()

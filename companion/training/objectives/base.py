@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...base.config import ConfigurationError
+from ..orders import random_order
 from ..setting_fields import check_setting, field_of
 
 Draws = dict[str, Tensor]
@@ -39,6 +40,14 @@ class Objective(nn.Module):
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """The examples of an epoch as steps take them, (len,) long: a permutation."""
+        return random_order(len(self), seed, epoch)
+
+    def take_replaced(self) -> int:
+        """How many examples this process could not read, and replaced, since it was last asked."""
+        return 0
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         """Everything random about `count` examples, each tensor (count, ...)."""

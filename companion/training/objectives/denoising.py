@@ -20,7 +20,8 @@ from ...weights.fine_tune import FRACTION_BITS, save_difference
 from ...weights.pipelines import fingerprint, image_size, load_pipeline, load_vae
 from ...world import mini
 from .base import Draws, Objective, known_options
-from .latents import FolderLatents, SceneLatents
+from .examples import BUFFER, CHUNK, tokenised
+from .latents import SceneLatents, open_data
 from .options import LORA_LAYERS, check_options
 from .saving import save_lora, save_pipeline
 
@@ -38,10 +39,13 @@ class DenoisingObjective(Objective):
         lora_layers: `attention`, the paper's projections, or `all`: the feed-forward layers and convolutions too.
         caption_dropout: share of captions replaced by the empty one, so that guidance works.
         min_snr_gamma: gamma; 0 weights all timesteps alike.
-        split: scenes to train on; unused where `data` is given.
-        only, style: which of them, and in which style (see `SceneLatents`).
-        data, resolution, bad_images: a folder of images with captions, their size in pixels (None: the size that the model was made for),
-            and `error` or `skip` (see `FolderLatents`).
+        split: scenes to train on, or the split of COCO, such as train2017; unused with other `data`.
+        only, style: which of the scenes, and in which style (see `SceneLatents`).
+        data, resolution: images with captions: a folder, COCO (see `FolderLatents`) or tar shards (see `ShardLatents`); their size in
+            pixels (None: the size that the model was made for).
+        layout: which of these `data` is: `folder`, `coco` or `shards`; None: what it looks like.
+        bad_images: `error` or `skip`; None: `error` for folders, which are looked through at the start, and `skip` for shards.
+        shuffle_buffer: for shards: the pairs among which the next is drawn (see `shard_stream.stream_order`).
         mirror: show each example mirrored half of the time; for captions that name no side.
         regularization: lambda; 0 is the plain fine-tune.
         regularizer: arguments of `StepwiseVariation`; among them the way to the gradient and its step, which is measured by default.
@@ -72,7 +76,9 @@ class DenoisingObjective(Objective):
         style: str | None = None,
         data: str | None = None,
         resolution: int | None = None,
-        bad_images: str = "error",
+        layout: str | None = None,
+        bad_images: str | None = None,
+        shuffle_buffer: int = BUFFER,
         mirror: bool = True,
         regularization: float = 0.0,
         regularizer: dict[str, Any] | None = None,
@@ -85,13 +91,14 @@ class DenoisingObjective(Objective):
         super().__init__()
         check_options(
             trainable=trainable, lora_layers=lora_layers, rank=rank, caption_dropout=caption_dropout, min_snr_gamma=min_snr_gamma,
-            only=only, style=style, data=data, resolution=resolution, regularization=regularization, regularized_share=regularized_share,
-            regularize_every=regularize_every, regularized_guidance=regularized_guidance, fraction_bits=fraction_bits,
+            only=only, style=style, data=data, layout=layout, resolution=resolution, regularization=regularization,
+            regularized_share=regularized_share, regularize_every=regularize_every, regularized_guidance=regularized_guidance,
+            fraction_bits=fraction_bits,
         )  # fmt: skip
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
             raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
-        folder = FolderLatents(None, data, resolution or 0, bad_images) if data else None  # before a model is loaded, or even downloaded
+        own = open_data(data, split, layout, resolution or 0, bad_images, shuffle_buffer) if data else None  # before a model is loaded
         self.regularizer = with_regularizer if regularization else None
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
         self.regularized_guidance, self.mirror, self.fraction_bits = regularized_guidance, mirror, fraction_bits
@@ -105,10 +112,12 @@ class DenoisingObjective(Objective):
         self.scaling_factor = vae.config.scaling_factor
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-        if folder:
-            folder.vae, folder.resolution = vae, resolution or (mini.IMAGE_SIZE if trainable == "all" else image_size(pipeline))
-        self.examples = folder or SceneLatents(vae, split, only, style)
-        self.tokens, self.empty = self._tokenise(self.examples.captions), self._tokenise([""])
+        if own:
+            own.vae, own.resolution = vae, resolution or (mini.IMAGE_SIZE if trainable == "all" else image_size(pipeline))
+        self.examples = own or SceneLatents(vae, split, only, style)
+        captions = self.examples.captions
+        self.tokens = None if captions is None else tokenised(self.tokenizer, captions)
+        self.empty = tokenised(self.tokenizer, [""])
 
     def _build(self, start_from: str | None) -> None:
         self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
@@ -132,16 +141,26 @@ class DenoisingObjective(Objective):
             self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)))
         return pipe.vae
 
-    def _tokenise(self, captions: list[str]) -> Tensor:
-        options = dict(padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt")
-        return self.tokenizer(captions, **options).input_ids
-
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.examples)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        return self.examples.order(seed, epoch)
+
+    def take_replaced(self) -> int:
+        return self.examples.take_replaced()
+
+    def _tokens_of(self, indices: Tensor) -> Tensor:
+        return tokenised(self.tokenizer, self.examples.captions_of(indices)) if self.tokens is None else self.tokens[indices]
 
     def identity(self) -> str:
         """Hash of the examples, the captions' tokens and the weights that the training starts from."""
-        return hashlib.sha256(f"{self.examples.identity()} {self.origin}".encode() + self.tokens.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{self.examples.identity()} {self.origin}".encode())
+        # captions that are read when they are due are in the examples' identity; the tokens of some say which tokenizer it was
+        tokens = self._tokens_of(torch.arange(min(CHUNK, len(self)))) if self.tokens is None else self.tokens
+        for chunk in tokens.split(CHUNK):
+            digest.update(chunk.long().numpy().tobytes())  # int64, as in the checkpoints of earlier versions
+        return digest.hexdigest()
 
     def state(self) -> Draws:
         """The regularizer's running mean and its step of the differences."""
@@ -177,9 +196,10 @@ class DenoisingObjective(Objective):
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.unet.device
         self._vae[0].to(device)  # outside the module tree, hence not moved with it
-        mean, std = (moment.to(device) for moment in self.examples.posterior(indices.cpu(), draws["mirrored"].cpu()))
+        indices = self.examples.readable(indices.cpu())
+        mean, std = (moment.to(device) for moment in self.examples.posterior(indices, draws["mirrored"].cpu()))
         z0 = (mean + std * draws["posterior_noise"].to(device)) * self.scaling_factor
-        tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self.tokens[indices.cpu()])
+        tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self._tokens_of(indices))
         context = self.text_encoder(tokens.to(device))[0].float()  # under autocast too: the regularizer's differences leave it
         guided = self.regularizer and self.regularized_guidance != 1
         found = regularized_loss(

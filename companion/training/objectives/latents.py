@@ -15,14 +15,16 @@ from torch import Tensor
 from smoothlib.pixels import from_uint8
 
 from ...base import paths
+from ...data.captioned import captioned_folder, coco_folder
 from ...data.items import to_tensor
-from ...data.listings import inside, json_lines
 from ...data.load import load_scenes
 from ...data.pictures import examine, read_picture
+from ...data.sources import layout_of
 from ...data.subset import matching
 from ...weights.pipelines import DECODER
 from ...world.styles import FILTERS, apply_style
 from ..caches import SUFFIX, kept_tensors
+from .examples import EncodedPictures, Examples, ShardLatents
 
 BAD_IMAGES = ("error", "skip")
 
@@ -60,7 +62,7 @@ def encode_training_images(vae: AutoencoderKL, pixels: np.ndarray) -> tuple[Tens
     return moments["mean"], moments["std"]
 
 
-class SceneLatents:
+class SceneLatents(Examples):
     """The scenes of a split, encoded once.
 
     `only`: field of the records -> values; other scenes are left out. `style`: all images in this style, their captions unchanged, as one
@@ -103,76 +105,61 @@ class SceneLatents:
         return digest.hexdigest()
 
 
-class FolderLatents:
+class FolderLatents(EncodedPictures):
     """Images of a folder with their captions, encoded when asked for.
 
-    The folder is laid out as Hugging Face's `imagefolder`: a `metadata.jsonl` with one `{"file_name": ..., "text": ...}` a line. Each image
-    is read as `companion.data.pictures.read_picture` says: its largest centred square at `resolution` pixels, what is transparent in white.
-    All are decoded once at the start (later only those that have changed), so that none ends a training in its middle.
+    Captions lie in a listing, in a .txt beside each image, or in COCO's annotations (see `companion.data.captioned`). Each image is read as
+    `companion.data.pictures.read_picture` says: its largest centred square at `resolution` pixels, what is transparent in white. All are
+    decoded once at the start (later only those that have changed), so that none ends a training in its middle.
 
     Args:
         vae, resolution: may be set later, since the folder is looked at before a model is loaded.
         bad_images: `error`, or `skip`, which leaves out images that are missing or cannot be read and says how many (`skipped`).
+        coco: the split, where `folder` is COCO's.
 
     Raises:
-        ValueError: there is no `metadata.jsonl`, it is not as above, a caption is empty, or an image cannot be read (`skip`: all cannot).
+        ValueError: the folder is not as above, a caption is empty, or an image cannot be read (`skip`: all cannot).
     """
 
-    def __init__(self, vae: AutoencoderKL | None, folder: Path | str, resolution: int, bad_images: str = "error"):
+    def __init__(self, vae: AutoencoderKL | None, folder: Path | str, resolution: int, bad_images: str = "error", coco: str | None = None):
         if bad_images not in BAD_IMAGES:
             raise ValueError(f"bad_images must be one of {', '.join(BAD_IMAGES)}, got {bad_images!r}")
         self.vae, self.folder, self.resolution = vae, Path(folder), resolution
-        listing = self.folder / "metadata.jsonl"
-        if not listing.is_file():
-            raise ValueError(f'data must be a folder with a metadata.jsonl of {{"file_name": ..., "text": ...}} lines, got {str(folder)!r}')
-        listed = [_listed(self.folder, where, entry, bad_images) for where, entry in json_lines(listing)]
-        if not listed:
-            raise ValueError(f"{listing} must list at least one image, but is empty")
-        found = examine(self.folder, [name for name, _ in listed])
-        bad = [name for name, _ in listed if found[name].problem]
+        if coco is None:
+            listing, listed = captioned_folder(self.folder)
+        else:
+            listing, self.folder, listed = coco_folder(self.folder, coco)
+        problems = {one.name: one.problem for one in listed if one.problem}
+        if bad_images == "skip" or not problems:  # else there is no need to open thousands of images first
+            examined = examine(self.folder, [one.name for one in listed if not one.problem])
+            problems |= {name: found.problem for name, found in examined.items() if found.problem}
+        bad = [one for one in listed if one.name in problems]
         self.skipped = len(bad)
         if bad:
-            said = f"{len(bad)} of {len(listed)} images of {listing} cannot be used: {found[bad[0]].problem}"
+            said = f"{len(bad)} of {len(listed)} images of {listing} cannot be used: {problems[bad[0].name]}"
             if bad_images == "error" or len(bad) == len(listed):
                 raise ValueError(f"{said}; repair or remove them, or leave them out by the setting bad_images=skip")
             warnings.warn(f"{said}; they are left out (bad_images=skip)", stacklevel=2)
-        used = [(name, caption) for name, caption in listed if not found[name].problem]
-        self.files, self.captions = [self.folder / name for name, _ in used], [caption for _, caption in used]
-        self.hashes = [found[name].sha256 for name, _ in used]
+        used = [one for one in listed if one.name not in problems]
+        self.files, self.captions = [self.folder / one.name for one in used], [one.caption for one in used]
+        self.hashes = [examined[one.name].sha256 for one in used]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one latent, (4, h, w)."""
-        side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return (self.vae.config.latent_channels, side, side)
-
-    @torch.no_grad()
-    def posterior(self, indices: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations, each (B, 4, h, w) float32; `mirrored` (B,) bool takes the mirror image."""
-        images = torch.stack([self._image(self.files[i]) for i in indices.tolist()])
-        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-        with torch.autocast(self.vae.device.type, enabled=False):  # the encoder stays in its own precision
-            posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist
-        return posterior.mean.float(), posterior.std.float()
-
-    def _image(self, file: Path) -> Tensor:
-        return to_tensor(read_picture(file, self.resolution))
+    def picture(self, index: int) -> Tensor:
+        return to_tensor(read_picture(self.files[index], self.resolution))
 
     def identity(self) -> str:
         """Hash of the captions, the files' contents and the resolution."""
         return hashlib.sha256(json.dumps([self.resolution, self.captions, self.hashes]).encode()).hexdigest()
 
 
-def _listed(folder: Path, where: str, entry: Any, bad_images: str) -> tuple[str, str]:
-    """File name and caption of one line of a `metadata.jsonl`."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or "file_name" not in entry:
-        raise ValueError(f"{where} must give an existing image's file_name and its caption as text, got {entry!r:.200}")
-    name = inside(entry["file_name"], where)
-    if bad_images == "error" and not (folder / name).is_file():
-        raise ValueError(f"{where} must give an existing image's file_name and its caption as text, but there is no {folder / name}")
-    if not entry["text"].strip():
-        raise ValueError(f"{where} must give {name} a caption, but its text is empty: complete it, or remove the line")
-    return name, entry["text"]
+def open_data(
+    data: str, split: str, layout: str | None, resolution: int, bad_images: str | None, shuffle_buffer: int
+) -> FolderLatents | ShardLatents:
+    """The images with captions of `data`, whose layout is named or found (see `companion.data.sources.layout_of`); raises as they do."""
+    layout = layout_of(data, layout)
+    if layout == "shards":
+        return ShardLatents(None, data, resolution, bad_images, shuffle_buffer)
+    return FolderLatents(None, data, resolution, bad_images or "error", coco=split if layout == "coco" else None)

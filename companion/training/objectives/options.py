@@ -20,6 +20,7 @@ def check_options(
     only: dict[str, list] | None,
     style: str | None,
     data: str | None,
+    layout: str | None,
     resolution: int | None,
     regularization: float,
     regularized_share: float,
@@ -40,6 +41,8 @@ def check_options(
         raise ValueError(f"resolution must be a multiple of 8, got {resolution}")
     if data and (only or style):
         raise ValueError(f"only and style choose among the scenes and cannot go with data, got {data!r}")
+    if layout and not data:
+        raise ValueError(f"layout says what data is and needs it, got {layout!r} and no data")
     if not 1 <= fraction_bits <= FRACTION_BITS:
         raise ValueError(f"fraction_bits must lie in [1, {FRACTION_BITS}], got {fraction_bits}")
     check_loss_options(regularization, regularize_every, regularized_share, regularized_guidance, min_snr_gamma)

@@ -1,0 +1,138 @@
+"""The presets of Stable Diffusion 1.5 run: on random weights of its architecture with few channels, here; at full width by a command."""
+
+import functools
+import re
+import runpy
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from companion.base import paths
+from companion.data.drags import load_drags
+from companion.data.edits import load_edits
+from companion.data.load import load_split
+from companion.studies import base
+from companion.weights.pipelines import image_size, load_pipeline
+
+sys.path.insert(0, str(paths.ROOT / "tools"))
+from rehearsing import folders, pages, pipeline
+from rehearsing.tokenizer import write_tokenizer
+
+TRUE_ANSWERS = {"beyond_edit_benchmark", "beyond_inverters"}  # pages that need the true edit of every picture
+
+
+@pytest.fixture(scope="module")
+def command():
+    return SimpleNamespace(**runpy.run_path(str(paths.ROOT / "tools" / "sd15_rehearsal.py")))
+
+
+@pytest.fixture(scope="module")
+def built(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rehearsal")
+    command.build(folder, "slim")
+    return folder
+
+
+def test_every_preset_runs(command, built, monkeypatch):
+    """Each page's own cells, on two images and two steps; a row's pipeline, which no page changes, is loaded once for all of them."""
+    for name in ("RUNS", "OUT"):
+        monkeypatch.setattr(paths, name, built / name.lower())
+    monkeypatch.setattr(base, "load_row", functools.cache(base.load_row))
+    failed = {}
+    for name in command.names():
+        try:
+            command.rehearse(name, built)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+    assert not failed
+    made = {file.stem for file in (built / "out").glob("*.json")}
+    assert {"table1_istd", "table2_recon", "table3_lambda", "table4_rank", "beyond_drag_benchmark"} <= made
+    assert str(built) not in "".join(file.read_text(encoding="utf-8") for file in (built / "out").glob("*.json"))
+
+
+def test_every_page_beyond_the_paper_has_a_preset_or_needs_true_answers(command):
+    beyond = {file.stem for file in (paths.ROOT / "notebooks").glob("beyond_*.ipynb")}
+    paper = {file.stem for pattern in ("table*", "fig*") for file in (paths.ROOT / "notebooks").glob(f"{pattern}.ipynb")}
+    assert (beyond | paper) - set(command.names()) == TRUE_ANSWERS
+    text = (paths.ROOT / "book" / "run_it.md").read_text(encoding="utf-8")
+    refused = re.findall(r"^\| \{doc\}`../notebooks/(\w+)` \|", text, flags=re.MULTILINE)
+    assert set(refused) == TRUE_ANSWERS
+
+
+def test_the_full_width_is_the_published_architecture():
+    wide = pipeline.WIDTHS["full"]
+    with torch.device("meta"):
+        parts = pipeline._unet(wide, 64), pipeline._vae(wide, 512), pipeline._text_encoder(wide, wide.tokens)
+    assert [sum(p.numel() for p in part.parameters()) for part in parts] == [859_520_964, 83_653_863, 123_060_480]
+
+
+def test_the_folder_loads_as_the_hubs_does_and_every_weight_arrives(built):
+    from safetensors.torch import load_file
+
+    files = built / "sd15"
+    stored = load_file(files / "vae" / "diffusion_pytorch_model.safetensors")
+    name = "encoder.mid_block.attentions.0"
+    assert f"{name}.query.weight" in stored and not [key for key in stored if "to_q" in key]
+    pipe = load_pipeline(str(files))
+    assert image_size(str(files)) == 128 and pipe.scheduler.config.beta_end == 0.012
+    assert torch.equal(pipe.vae.get_submodule(name).to_q.weight, stored[f"{name}.query.weight"])
+    text = load_file(files / "text_encoder" / "model.safetensors")
+    loaded = {key.removeprefix("text_model."): value for key, value in pipe.text_encoder.state_dict().items()}
+    assert all(torch.equal(loaded[key.removeprefix("text_model.")], value) for key, value in text.items() if "position_ids" not in key)
+
+
+def test_equal_seeds_make_equal_folders(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        pipeline.write_pipeline(tmp_path / name, "slim", words=["cat"], seed=seed)
+    contents = [
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()} for name in "abc"
+    ]
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_the_tokenizer_reads_any_text_and_knows_its_words(tmp_path):
+    from transformers import CLIPTokenizer
+
+    assert write_tokenizer(tmp_path, ["ginger", "cat"], 1000, seed=3) == 1000
+    tokenizer = CLIPTokenizer.from_pretrained(str(tmp_path))
+    start, *inner, end = tokenizer("A cat, 猫 & été").input_ids
+    assert (start, end) == (998, 999) and max(inner) < 998
+    assert tokenizer.convert_ids_to_tokens(inner)[1] == "cat</w>" and tokenizer.decode(inner).replace(" ", "") == "acat,猫&été"
+    assert len(tokenizer("a " * 200, padding="max_length", truncation=True).input_ids) == 77
+    with pytest.raises(ValueError, match="size is 100, but must be at least 514"):
+        write_tokenizer(tmp_path, [], 100)
+
+
+def test_the_folders_are_read_in_their_published_layouts(built):
+    coco = load_split(str(built / "coco"), "val2017", size=64)
+    assert len(coco) == 24 and coco.item(0).image.shape == (3, 64, 64) and coco.records[0]["caption"].startswith("a photo of")
+    pie, edits = (load_edits(str(built / name), size=64) for name in ("PIE-Bench", "edits"))
+    assert len(pie) == len(edits) == len(folders.photographs())
+    assert pie.item(0).mask.any() and pie.item(0).source_caption == edits.item(0).source_caption
+    drags = load_drags(str(built / "DragBench"), 128)
+    assert len(drags) == 8 and {drag.kind for drag in drags} == {"animals", "other_objects"}
+    shards = sorted((built / "laion" / "shards").glob("*.tar"))
+    assert [shard.name for shard in shards] == ["00000.tar", "00001.tar"]
+
+
+def test_a_figure_that_is_too_large_for_a_page_is_a_failure():
+    class Large:
+        def _repr_html_(self):
+            return '<div class="smooth-widget">' + "x" * 400_000
+
+    with pytest.raises(ValueError, match="a cell shows 400 kB, but a page allows 300 kB"):
+        pages.seen(Large())
+
+
+def test_the_command_counts_failures(command, built, capsys, monkeypatch):
+    monkeypatch.setattr(command.print_table.__globals__["subprocess"], "run", lambda *_, **__: SimpleNamespace(**finished.pop(0)))
+    finished = [
+        {"returncode": 0, "stdout": "peak 1.5\n", "stderr": ""},
+        {"returncode": 1, "stdout": "peak 0.5\n", "stderr": "ValueError: no\n"},
+    ]
+    assert command.print_table(["table1_istd", "table2_recon"], built) == 1
+    _, first, second, last = capsys.readouterr().out.splitlines()
+    assert first.split() == ["table1_istd", "works", "0", "1.5"] and second.split()[1] == "FAILED" and second.endswith("ValueError: no")
+    assert last == "1 of 2 presets work."

@@ -1,6 +1,6 @@
 # Two commands: `make reproduce` and `make test`. Both build .venv first; they need only Python 3.11-3.13 (with venv) and make.
 #
-#   make env             the environment in .venv, exact versions from constraints.txt
+#   make env             the environment in .venv, exact versions from constraints.txt, files by their sha256 from hashes.txt
 #   make reproduce       run notebooks/table2_recon.ipynb as it stands; print its table and where the results lie
 #   make table2_recon    run one notebook (any of notebooks/): make table2_recon PRESET=sd15 ARGS="-p num_images 8"
 #   make test            lint, book, unit tests, notebooks, in this order
@@ -57,6 +57,8 @@ MODEL ?= mini
 ADAPTER ?= smooth
 PORT ?= 7860
 
+$(if $(word 2,[$(VENV)]),$(error VENV is "$(VENV)", but must be a folder without spaces in its name))
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NOTEBOOKS := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/*.ipynb))
@@ -84,9 +86,10 @@ help:
 
 env: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hashes.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"PYTHON is {v.major}.{v.minor}, but must be 3.11, 3.12 or 3.13")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --prefer-binary --no-deps --require-hashes --requirement hashes.txt
 	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,live,test,dev]'
 	@touch $@
 
@@ -186,4 +189,4 @@ readme: env
 	$(BIN)/python tools/update_readme.py
 
 clean:
-	rm -rf out _build .pytest_cache .ruff_cache
+	rm -rf out _build .hypothesis .pytest_cache .ruff_cache

@@ -7,7 +7,7 @@ from companion.base.config import ConfigurationError, configuration
 from companion.data import load as datasets
 from companion.evidence import records as results
 from companion.studies.interpolation import walks as pair_walks
-from companion.studies.interpolation.study import PARAMETERS, PairStudy
+from companion.studies.interpolation.study import COLUMNS, PARAMETERS, PairStudy
 from companion.studies.reconstruction.study import PARAMETERS as RECONSTRUCTION_PARAMETERS
 from companion.studies.reconstruction.study import ReconstructionStudy
 from companion.studies.rows import Row
@@ -54,8 +54,11 @@ def test_rows_of_pairs_become_a_record_and_a_picture(monkeypatch):
     )
     fields = record["row_fields"]["Base walk"]
     assert (fields["method"], fields["kind"], fields["frames"], fields["guidance_scale"]) == ("walk", "base", 3, study.guidance_scale)
-    assert record["model"] == "mini, 64 x 64" and set(record["rows"]["Base walk"]["metrics"]) == set(pair_walks.COLUMNS)
-    assert results.measured_table(record).shape == (2, 4)
+    assert record["model"] == "mini, 64 x 64" and set(record["rows"]["Base walk"]["metrics"]) == set(COLUMNS)
+    assert results.measured_table(record).shape == (2, 6)
+    steps = measured["Base walk"][0]["lpips_distances"]
+    found = [record["rows"]["Base walk"]["metrics"][metric]["values"][0] for metric in ("lpips_ppl", "lpips_pdv")]
+    assert found == pytest.approx([steps.sum(), steps.var()]) and set(record["conventions"]) >= set(COLUMNS)
     assert record["rows"]["VAE interpolation"]["metrics"]["end_psnr"]["mean"] > 20  # its ends are the autoencoder's reconstructions
 
     axes = study.figure(measured, [1]).axes

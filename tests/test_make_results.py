@@ -163,6 +163,15 @@ def test_the_table_names_every_page_that_is_recorded_with_weights_and_parameters
         assert page.state()["modules"] or page.name == "paper_vs_code"
 
 
+def test_the_cell_that_acts_on_colab_alone_changes_no_result(tmp_path):
+    """It holds the repository's address, which may change without making a page older than its notebook."""
+    cell = nbformat.v4.new_code_cell('if "google.colab" in sys.modules:\n    !git', metadata={"tags": ["remove-cell", "nbval-skip"]})
+    others = [nbformat.v4.new_code_cell(SOURCE), nbformat.v4.new_code_cell('print("google.colab")')]
+    file = tmp_path / "page.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, *others]), file)
+    assert tool.code_cells(file) == [other.source for other in others]
+
+
 def test_imports_are_found_beside_lines_that_only_ipython_reads():
     cells = [
         "import sys\nif 'google.colab' in sys.modules:\n    %cd /content\n    !ls\nif True:\n    from companion.runs import runs",

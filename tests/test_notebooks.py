@@ -115,14 +115,6 @@ def test_every_notebook_has_a_smoke_preset_and_a_page():
         assert (ROOT / "configs" / "smoke" / f"{notebook.stem}.yaml").is_file()
 
 
-def test_the_repositorys_address_is_the_same_everywhere():
-    """_config.yml holds it; the notebooks' Colab cells must repeat it."""
-    address = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
-    for notebook in notebooks():
-        cloned = re.findall(r"git clone (?:--?\S+ (?:\d+ )?)*(\S+?)(?:\\n|\"|\s|$)", json.dumps(read(notebook)))
-        assert set(cloned) <= {address}, notebook.name
-
-
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda notebook: notebook.stem)
 def test_no_stored_output_names_a_place_of_the_machine_that_made_it(notebook):
     outputs = [output for cell in read(notebook).cells for output in cell.get("outputs", [])]

@@ -15,6 +15,7 @@ from companion.base.paths import ROOT
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 EXTENSIONS = ROOT / "book" / "_ext"
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+PUBLIC = "https://example.org/owner/name"
 
 
 def lint(*files):
@@ -38,23 +39,35 @@ def test_the_tests_run_on_every_python_that_is_allowed():
     assert "make test" in [step.get("run") for step in jobs["test"]["steps"]]
 
 
-def settled(monkeypatch, **variables):
-    """The configuration after the extension has seen these environment variables."""
+def settled(monkeypatch, address, **variables):
+    """The configuration of a repository with this address after the extension has seen these environment variables."""
     for name in ("BOOK_URL", "BOOK_REPOSITORY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    options = {"repository_url": ADDRESS, "launch_buttons": {"colab_url": "https://colab.research.google.com"}}
+    options = {"repository_url": address, "launch_buttons": {"colab_url": "https://colab.research.google.com"}}
     config = SimpleNamespace(html_baseurl="", html_theme_options=options)
     runpy.run_path(str(EXTENSIONS / "public_address.py"))["settle"](None, config)
     return config
 
 
 def test_a_launch_button_needs_an_address_that_is_public(monkeypatch):
-    assert settled(monkeypatch).html_theme_options["launch_buttons"] == {}
-    assert settled(monkeypatch, BOOK_REPOSITORY="https://github.com/somebody/fork").html_theme_options["launch_buttons"] == {}
-    public = settled(monkeypatch, BOOK_REPOSITORY=ADDRESS, BOOK_URL="https://example.org/book")
+    assert settled(monkeypatch, "").html_theme_options["launch_buttons"] == {}
+    assert settled(monkeypatch, "", BOOK_REPOSITORY=PUBLIC).html_theme_options["launch_buttons"] == {}
+    assert settled(monkeypatch, PUBLIC, BOOK_REPOSITORY="https://example.org/somebody/fork").html_theme_options["launch_buttons"] == {}
+    assert settled(monkeypatch, PUBLIC).html_theme_options["launch_buttons"]
+    public = settled(monkeypatch, PUBLIC, BOOK_REPOSITORY=f"{PUBLIC}/", BOOK_URL="https://example.org/book")
     assert public.html_theme_options["launch_buttons"] and public.html_baseurl == "https://example.org/book"
+
+
+def test_pages_name_the_address_or_say_that_there_is_none(monkeypatch):
+    pages = runpy.run_path(str(EXTENSIONS / "book_pages.py"))
+    app, written = SimpleNamespace(env=SimpleNamespace(doc2path=lambda name: f"{name}.md")), "git clone REPOSITORY\ncd here\n"
+    for address, start in ((PUBLIC, f"git clone {PUBLIC}\n"), ("", "# in your copy of the repository")):
+        monkeypatch.setitem(pages["add_notice"].__globals__, "repository", lambda address=address: address)
+        source = [written]
+        pages["add_notice"](app, "book/intro", source)
+        assert source[0].startswith(start) and "REPOSITORY" not in source[0]
 
 
 def test_the_workflow_tells_the_build_its_addresses():
@@ -63,11 +76,26 @@ def test_the_workflow_tells_the_build_its_addresses():
     assert set(names) == {"BOOK_URL", "BOOK_REPOSITORY"} and all(f"{name}: ${{{{ " in text for name in names)
 
 
-def test_the_address_stands_in_one_place_besides_the_notebooks_first_cells():
-    listed = subprocess.run(["git", "-C", str(ROOT), "grep", "-lF", ADDRESS], capture_output=True, text=True)
+def tracked_with(*pattern):
+    """The tracked files that hold the pattern; skipped where this is no checkout."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "grep", "-l", *pattern], capture_output=True, text=True)
     if listed.returncode > 1:
         pytest.skip("no checkout")
-    assert {name for name in listed.stdout.split() if not name.startswith("notebooks/")} == {"_config.yml"}
+    return set(listed.stdout.split())
+
+
+def test_the_address_stands_in_one_place_besides_the_notebooks_first_cells():
+    if ADDRESS:
+        assert {name for name in tracked_with("-F", ADDRESS) if not name.startswith("notebooks/")} == {"_config.yml"}
+
+
+def test_nothing_is_cloned_or_installed_from_an_address_that_is_not_the_projects():
+    """What another could register must not be what our readers run."""
+    fetched = r"git +clone [^{]*(https?://|git@)|pip install [^|]*(git\+|https?://)"
+    assert re.search(fetched, "git clone -q https://example.org/a") and re.search(fetched, "pip install git+https://example.org/a")
+    assert "Makefile" in tracked_with("-E", "pip install --quiet")  # it finds what there is
+    found = {name for name in tracked_with("-E", fetched) if not name.startswith("tests/")}
+    assert not found
 
 
 # References -----------------------------------------------------------------------------------------------------------------------

@@ -1,25 +1,25 @@
-"""How soon a reader of the built book sees something: words before the first picture of each result page and pixels to it, at 1280 pixels.
+"""How soon a reader of the built book sees something: words before the first picture of each page and pixels to it, at 1280 pixels.
 
     python tools/measure_pages.py [FOLDER]      # default: _build/html; `--screenshots OUT` keeps a picture of each page's top
 
 Pixels and words are those of the article, without the navigation. Also counted: tables that hide columns behind a scroll.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from companion.base.config import OneSentenceParser
 from companion.base.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 from browsing import DESKTOP, Site, headless
 
-PAGES = ("fig", "table", "beyond_", "train_")
+PLACES = ("book", "notebooks")
 MEASURE = """() => {
   const article = document.querySelector('.bd-article') || document.body, top = article.getBoundingClientRect().top + scrollY;
   const seen = e => e.checkVisibility() && e.getClientRects().length && !e.closest('.admonition-title');
-  const pictures = [...article.querySelectorAll('img, .smooth-widget')].filter(seen);
+  const pictures = [...article.querySelectorAll('img, svg[role], .smooth-widget, .smooth-explore, .smooth-toy')].filter(seen);
   const first = pictures.sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)[0];
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
   let words = 0;
@@ -41,10 +41,8 @@ MEASURE = """() => {
 def measure(browser: Any, folder: Path, screenshots: Path | None = None) -> dict[str, dict[str, int | None]]:
     """Page -> words and pixels before its first picture, pixels to the answer, tables that are cut, height."""
     found, site = {}, Site(browser, folder)
-    for file in sorted((folder / "notebooks").glob("*.html")):
-        if not file.stem.startswith(PAGES):
-            continue
-        page = site.open(site.page(DESKTOP), f"notebooks/{file.name}")
+    for file in sorted(file for place in PLACES for file in (folder / place).glob("*.html")):
+        page = site.open(site.page(DESKTOP), f"{file.parent.name}/{file.name}")
         page.wait_for_timeout(200)
         found[file.stem] = page.evaluate(MEASURE)
         if screenshots:
@@ -56,7 +54,7 @@ def measure(browser: Any, folder: Path, screenshots: Path | None = None) -> dict
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_build" / "html", help="a built book")
     parser.add_argument("--screenshots", type=Path, help="an existing folder for a picture of each page's top")
     options = parser.parse_args()

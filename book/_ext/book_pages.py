@@ -4,7 +4,7 @@
   recorded, so this is looked up whenever the book is built. The summary and the status page say it of every record.
 - Title, description and preview for links to a page (Open Graph): first sentences and, once `html_baseurl` is set, the picture of the first
   page. Only text in the page's head.
-- The repository's address, which stands in _config.yml alone, where a page writes REPOSITORY.
+- The repository's address, which stands in _config.yml alone, where a page writes "git clone REPOSITORY"; without one, what to do instead.
 """
 
 import base64
@@ -20,6 +20,7 @@ from companion.base.staleness import staleness_note
 ROOT = Path(__file__).resolve().parents[2]
 OVERVIEWS = ("notebooks/summary", "notebooks/claims", "notebooks/status")
 SHEET, GLUED = "_static/figures/contact_sheet.png", "first-look-preview"
+CLONE, NO_CLONE = "git clone REPOSITORY", "# in your copy of the repository, which has no public address to clone yet"
 KINDS = {"image/png": "_static/preview.png", "image/jpeg": "_static/preview.jpg"}
 
 
@@ -46,7 +47,7 @@ def _note(record: dict | None) -> str:
 
 def add_notice(app, docname: str, source: list[str]) -> None:
     """Put the sentences below the title of a notebook, before it is read."""
-    source[0] = source[0].replace("clone REPOSITORY", f"clone {repository()}")
+    source[0] = source[0].replace(CLONE, f"git clone {repository()}" if repository() else NO_CLONE)
     sentences = stale_sentences(docname)
     if not sentences or not app.env.doc2path(docname).endswith(".ipynb"):
         return
@@ -66,8 +67,8 @@ def always_read(app, env, added, changed, removed) -> list[str]:
 
 
 def repository() -> str:
-    """The repository's address, from _config.yml."""
-    return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+    """The repository's address, from _config.yml; empty until it is public."""
+    return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"] or ""
 
 
 def preview_picture() -> tuple[str, bytes | None]:

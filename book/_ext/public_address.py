@@ -1,8 +1,8 @@
 """Where a build is public: launch buttons lead only where somebody can go, and no page has an empty index or roles that readers reject.
 
-The repository's address stands in _config.yml (`repository: url`); the notebooks' Colab cells repeat it. A build shows launch buttons only
-if the variable BOOK_REPOSITORY says that the very same address is public: elsewhere a button would lead to nothing, and in a fork the
-notebook's cell would fetch another repository. BOOK_URL is the address of the published book, for previews of links.
+The repository's address stands in _config.yml (`repository: url`), once it is public; the notebooks' Colab cells repeat it. Without one a
+build has no launch buttons: they would lead to nothing. Nor has the build of a fork, which says in BOOK_REPOSITORY that its address is
+another: the notebook's cell would fetch the original. BOOK_URL is the address of the published book, for previews of links.
 """
 
 import os
@@ -12,7 +12,8 @@ def settle(app, config) -> None:
     """Take the two variables into the configuration."""
     config.html_baseurl = os.environ.get("BOOK_URL", "") or config.html_baseurl
     options = config.html_theme_options
-    if os.environ.get("BOOK_REPOSITORY", "").rstrip("/") != str(options.get("repository_url", "")).rstrip("/"):
+    address = str(options.get("repository_url") or "").rstrip("/")
+    if not address or os.environ.get("BOOK_REPOSITORY", address).rstrip("/") != address:
         options["launch_buttons"] = {}
 
 

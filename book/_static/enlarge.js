@@ -75,10 +75,10 @@
       around.appendChild(picture);
       around.addEventListener("click", function () { open(picture, around); });
     });
-    // Folds open for print and close again after it.
+    // Folds open for print and close again after it, but for those with code: `@media print` leaves these out.
     var opened = [];
     window.addEventListener("beforeprint", function () {
-      opened = Array.from(document.querySelectorAll("aside.verdicts details:not([open]), div.comparison details:not([open])"));
+      opened = Array.from(document.querySelectorAll(".bd-article details:not([open]):not(.hide)"));
       opened.forEach(function (fold) { fold.open = true; });
     });
     window.addEventListener("afterprint", function () { opened.forEach(function (fold) { fold.open = false; }); });

@@ -4,9 +4,10 @@ study = PairStudy(config.configuration(globals(), **PARAMETERS))
 measured = study.measure(pair_walks.walk_methods(study.adapters))
 """
 
+import string
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,11 +20,29 @@ from ...runs import runs
 from ..base import BaseStudy
 from ..rows import Row
 from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
+from . import morphbench
 from . import walks as pair_walks
 from .pairs import ImagePair, pairs_from
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+
+class Prompt(config.Text):
+    """A prompt in which braces name fields of the records, and nothing else of them: no attribute, entry, conversion or width."""
+
+    def accepts(self, value: Any) -> bool:
+        try:
+            return super().accepts(value) and all(
+                name is None or (name.isidentifier() and not spec and not conversion)
+                for _, name, spec, conversion in string.Formatter().parse(value)
+            )
+        except ValueError:  # a brace that is not closed
+            return False
+
+    def allowed(self) -> str:
+        return "a text that is not empty, in which {cls} and the like name a field of the records"
+
 
 PARAMETERS = {
     "model": config.Text(),
@@ -32,7 +51,7 @@ PARAMETERS = {
     "splits": config.ListOf(config.Text(), minimum=1),
     "num_pairs": config.Integer(2, 1000),
     "skip": config.Integer(0, 1000),
-    "prompt": config.Text(optional=True),
+    "prompt": Prompt(optional=True),
     "num_inference_steps": config.Integer(2, 100),
     "guidance_scale": config.Number(1.1, 30, optional=True),
     "num_inner_steps": config.Integer(1, 100),
@@ -43,9 +62,11 @@ PARAMETERS = {
     "device": DEVICE,
 }
 ANID_PARAMETERS = {
-    "anid_steps": config.ListOf(config.Integer(1, 1000)),
+    "anid_steps": config.ListOf(config.Integer(2, 999)),
     "coarse_to_fine_frames": config.Integer(3, 129, optional=True),
 }
+COLUMNS = pair_walks.COLUMNS | morphbench.MORPH_COLUMNS
+CONVENTIONS = pair_walks.CONVENTIONS | morphbench.MORPH_CONVENTIONS
 Measured = Mapping[str, Sequence[runs.Result]]  # row -> result of each pair
 
 
@@ -59,7 +80,7 @@ class PairStudy(BaseStudy):
         ConfigurationError: something that the configuration asks for is not there or does not fit, before anything is computed.
     """
 
-    code = ("companion.studies.interpolation.walks",)
+    code = ("companion.studies.interpolation.walks", "smoothlib.metrics.morphing")
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
@@ -82,7 +103,7 @@ class PairStudy(BaseStudy):
         return {label: found for label, (found,) in self.measure_all(rows).items()}
 
     def record(self, name: str, measured: Measured, rows: Sequence[Row]) -> results.Record:
-        """The record of a run: `walks.COLUMNS` of every row and pair; each adapter's walk is tested against the base model's."""
+        """The record of a run: `COLUMNS` of every row and pair; each adapter's walk is tested against the base model's."""
         return self.make_record(
             name,
             rows,
@@ -91,9 +112,9 @@ class PairStudy(BaseStudy):
             size=self.pairs[0].first.image.shape[-2:],
             origins=runs.origins(result for found in measured.values() for result in found),
             seconds=sum(result["seconds"] for found in measured.values() for result in found),
-            conventions=pair_walks.CONVENTIONS,
+            conventions=CONVENTIONS,
             pairs=pair_walks.compared_walks(rows),
-            columns=pair_walks.COLUMNS,
+            columns=COLUMNS,
         )
 
     def figure(self, measured: Measured, indices: Sequence[int], frames: int | None = None) -> Figure:
@@ -118,4 +139,4 @@ class PairStudy(BaseStudy):
 
 def values(measured: Measured) -> dict[str, dict[str, np.ndarray]]:
     """Row -> column -> value of each pair: what `records.make_record` takes."""
-    return {label: pair_walks.pair_values(found) for label, found in measured.items()}
+    return {label: pair_walks.pair_values(found) | morphbench.morph_values(found) for label, found in measured.items()}

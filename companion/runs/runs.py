@@ -174,7 +174,7 @@ def code_of(procedure: Procedure) -> dict[str, str]:
     owner = procedure if inspect.isroutine(procedure) else type(procedure)
     module = owner.__module__ or ""
     if module.partition(".")[0] in PACKAGES:
-        return modules_behind(module, "companion.runs.runs", *named)
+        return modules_behind(module, *named)
     try:
         source = inspect.getsource(owner)
     except (OSError, TypeError):

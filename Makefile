@@ -1,6 +1,6 @@
 # Two commands: `make reproduce` and `make test`. Both build .venv first; they need only Python 3.11-3.13 (with venv) and make.
 #
-#   make env             the environment in .venv, exact versions from constraints.txt
+#   make env             the environment in .venv, exact versions from constraints.txt, files by their sha256 from hashes.txt
 #   make reproduce       run notebooks/table2_recon.ipynb as it stands; print its table and where the results lie
 #   make table2_recon    run one notebook (any of notebooks/): make table2_recon PRESET=sd15 ARGS="-p num_images 8"
 #   make test            lint, book, unit tests, notebooks, in this order
@@ -26,6 +26,7 @@
 #   PYTHON=python3.12    the interpreter that the environment is made with
 #   VENV=folder          where the environment is (.venv)
 #   PRESET=sd15          run a notebook with the parameters in configs/PRESET/; its run lies in out/PRESET, its record in data/results/PRESET
+#   EXECUTOR=local:2     who computes a notebook's items: N processes here, slurm:N, tcp://host:port, a Dask scheduler's .json; see book/run_it.md
 #   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
 #   NAME=train_base      the notebook that `make record` keeps (table2_recon)
@@ -45,6 +46,7 @@ VENV ?= .venv
 PRESET ?=
 NAME ?= table2_recon
 REUSE ?=
+EXECUTOR ?=
 ARGS ?=
 ONLY ?=
 PLAN ?=
@@ -54,6 +56,8 @@ YES ?=
 MODEL ?= mini
 ADAPTER ?= smooth
 PORT ?= 7860
+
+$(if $(word 2,[$(VENV)]),$(error VENV is "$(VENV)", but must be a folder without spaces in its name))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -71,6 +75,7 @@ endif
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SMOOTHLIB_REUSE ?= $(REUSE)
+export SMOOTHLIB_EXECUTOR ?= $(EXECUTOR)
 
 .PHONY: help env app reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean sd15-rehearsal \
   $(NOTEBOOKS)
@@ -81,9 +86,10 @@ help:
 
 env: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hashes.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"PYTHON is {v.major}.{v.minor}, but must be 3.11, 3.12 or 3.13")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --prefer-binary --no-deps --require-hashes --requirement hashes.txt
 	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[book,live,test,dev]'
 	@touch $@
 
@@ -183,4 +189,4 @@ readme: env
 	$(BIN)/python tools/update_readme.py
 
 clean:
-	rm -rf out _build .pytest_cache .ruff_cache
+	rm -rf out _build .hypothesis .pytest_cache .ruff_cache

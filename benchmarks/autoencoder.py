@@ -5,7 +5,6 @@ and paired differences, and Fréchet distances (MobileNetV2) to the real test sc
 it is no independent judge of it; MobileNetV2 is not.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
+from companion.base.config import OneSentenceParser
 from companion.data import load as datasets
 from companion.evidence.statistics import mean_interval
 from companion.judges.features import scene_features
@@ -68,7 +68,7 @@ def sheet(rows: list[Tensor], file: Path, columns: int = 12) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("old")
     parser.add_argument("new")
     parser.add_argument("--split", default="test", choices=datasets.SPLITS)

@@ -5,12 +5,12 @@
 All test scenes and as many training scenes, chosen by seed, are pooled and split at random: both are drawn alike.
 """
 
-import argparse
 from dataclasses import asdict
 
 import torch
 
 from companion.base import paths
+from companion.base.config import OneSentenceParser
 from companion.data.load import load_scenes, seeded_choice
 from companion.evidence.floors import FACT
 from companion.judges.features import scene_features
@@ -20,7 +20,7 @@ from smoothlib.metrics.frechet import frechet_floor
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="note it in the card of data/scenes")
     options = parser.parse_args()
     test, train = load_scenes("test"), load_scenes("train")

@@ -8,7 +8,6 @@ is the mean of r. The step `auto` is chosen on the first batch and used in all, 
 defaults until the step was measured. Prints a table in Markdown.
 """
 
-import argparse
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from companion.base.config import OneSentenceParser
 from companion.base.machine import machine
 from smoothlib.regularizer.gradients import FORMER_DIFFERENCES
 from smoothlib.regularizer.variation import StepwiseVariation
@@ -140,7 +140,7 @@ def row(state: str, half: bool, options: Mapping[str, Any], found: Found, wanted
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=48)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the choice of scenes, timesteps, noises and directions")

@@ -8,12 +8,12 @@ default of their time. The error is the relative L2 distance to double backward'
 16: for the weights that the training started from and for those that it ended with.
 """
 
-import argparse
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from companion.base import paths
+from companion.base.config import OneSentenceParser
 from companion.weights import pipelines as models
 from companion.weights.cards import read_card, write_card
 from smoothlib.regularizer.gradients import FORMER_DIFFERENCES
@@ -67,7 +67,7 @@ def note(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     known = {name: settings for name in models.list_adapters() if (settings := settings_of(name)) is not None}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}")
     parser.add_argument("--write", action="store_true", help="write the notes into the cards")
     options = parser.parse_args()

@@ -4,13 +4,13 @@
 and nothing else. Both are timed alternately; a third figure takes both from within the run (`seconds` / `forward_seconds` of the items).
 """
 
-import argparse
 import tempfile
 import time
 from dataclasses import replace
 
 import torch
 
+from companion.base.config import OneSentenceParser
 from companion.base.machine import machine
 from companion.data import load as datasets
 from companion.runs import runs
@@ -51,7 +51,7 @@ def bare_seconds(pipe, prompts, sampling: Sampling, frames: int, batch_size: int
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=4, help="prompts in one batch (times the frames)")

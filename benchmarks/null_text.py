@@ -3,11 +3,11 @@
 Both ways find the same embeddings (see tests/test_inversion.py); what differs is the time.
 """
 
-import argparse
 import time
 
 import torch
 
+from companion.base.config import OneSentenceParser
 from companion.base.machine import machine
 from companion.data import load as datasets
 from companion.weights import pipelines as models
@@ -28,7 +28,7 @@ def seconds_for(pipe, items, batch_size: int, steps: int, guidance_scale: float)
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)

@@ -25,6 +25,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
+from companion.base.config import OneSentenceParser
 from companion.base.machine import machine
 from companion.world import mini
 from smoothlib.lora import LORA_TARGET_MODULES
@@ -145,7 +146,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; ends with a sentence where it cannot be."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneSentenceParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unet", choices=("mini", "sd15"), default="mini")
     parser.add_argument("--samples", choices=("noise", "real"), default="noise", help="real: training images, captions and weights")
     parser.add_argument("--batch", type=int, default=16)

@@ -44,7 +44,7 @@ def test_the_release_is_recognised_and_its_rows_have_the_papers_names(released, 
     assert main([str(released), str(folder)]) == 0
     assert capsys.readouterr().out.strip() == f'{folder} is an adapter now: -y "adapters: [{folder}]"'
     card = json.loads((folder / "card.json").read_text())
-    assert card["sha256"] == found.sha256 == card["files"][FILE] and "not at hand" in card["recognised"]
+    assert card["sha256"] == found.sha256 == card["files"][FILE] and "not at hand" in card["recognised"] and card["recipe"] == "smooth"
     rows = {row.label: row.paper_row for row in table2_methods(7.5, [str(folder)])}
     assert rows["Smooth + NTI, guidance 7.5"] == "Smooth Diff. + NTI" and rows["Smooth + DDIM, guidance 7.5"] == "Smooth Diff. + DDIM"
     check_adapter({"unet": unet}, folder)

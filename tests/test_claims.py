@@ -259,7 +259,9 @@ def test_the_recorded_results_give_the_verdicts_that_their_values_give():
 def test_the_command_prints_the_verdicts_or_refuses_in_one_sentence(tmp_path, capsys):
     stored(tmp_path, Base={"istd": 1.0})
     assert claims.main(["--records", str(tmp_path)]) == 0 and capsys.readouterr().out.startswith(f"Of {len(load_claims())} claims: ")
-    assert claims.main(["--records", str(tmp_path / "nope")]) == 1 and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        claims.main(["--records", str(tmp_path / "nope")])
+    assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
         claims.main(["--anything"])
     assert capsys.readouterr().err == "python -m companion.evidence.claims: unrecognized arguments: --anything; --help shows how.\n"

@@ -133,6 +133,13 @@ def test_bad_input_is_refused_in_one_sentence(copy, saved, tmp_path):
     refused(ValueError, r"notes.md, but must be a .safetensors or .ckpt file", tmp_path / "notes.md", new)
     refused(FileNotFoundError, "config is None, but must be a folder with a pipeline's model_index.json", file, new)
     refused(ValueError, "whole.safetensors cannot be read as the pipeline whose settings are in", file, new, saved)
+    for part in (
+        "model.diffusion_model.",
+        "first_stage_model.",
+        "cond_stage_model.",
+    ):  # missing parts are not taken from the settings' folder
+        save_file({key: value for key, value in single_file(tiny_pipeline()).items() if not key.startswith(part)}, file)
+        refused(ValueError, "whole.safetensors cannot be read as the pipeline whose settings are in", file, new, saved)
     broken = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(broken)
     weights.pop("conv_in.weight")

@@ -89,6 +89,7 @@ def test_trainings_are_repeated_where_they_are_asked_for_and_controls_have_a_cur
     assert study.models_of(Entry("prompt_switch", "null_text")) == [None, *ADAPTERS]
     assert study.models_of(Entry("prompt_switch", "ddim")) == study.models_of(Entry("sdedit")) == [None, "smooth", "plain"]
     assert study.models_of(Entry("edict")) == [None, "smooth"]
+    assert study.models_of(Entry("disentangle")) == [None]
     assert study.curve_models(Entry("prompt_to_prompt", "null_text")) == [None, "smooth", "smooth-seed1", "smooth-seed2", "plain"]
     assert study.curve_models(Entry("sdedit")) == [None, "smooth"]
     assert study.groups == {"Smooth": ADAPTERS[:3], "Plain": ADAPTERS[3:]}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from companion.base import paths
 from companion.base.config import ConfigurationError
 from companion.training import exports
 from companion.training import loop as training
-from companion.training.exports import check_weights, claim_export_folder
+from companion.training.exports import check_space, check_weights, claim_export_folder
 from companion.training.objectives import Objective
 from companion.training.settings import TrainingConfig, load_config
 
@@ -125,6 +126,23 @@ def test_weights_that_half_precision_does_not_hold_are_not_exported(tmp_path, va
         check_weights("mine", tmp_path / "checkpoint.pt", [good, torch.tensor([0.0, value])])
 
 
+def test_a_disk_without_room_is_named_before_the_first_step(monkeypatch):
+    weight = torch.zeros(1_000_000)  # 4 MB: two checkpoints of four times as much
+    check_space(config(), [weight])
+    place = shutil.disk_usage(paths.ROOT)._replace
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: place(free=31_000_000))
+    said = r"^the disk of .*runs/training/mine has 31 MB left, but the training 'mine' needs 32: make room, or let SMOOTHLIB_RUNS"
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        check_space(config(), [weight])
+    assert_one_sentence(raised)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: place(free=33_000_000))
+    check_space(config(), [weight])
+    weights("adapters/mine", "more")
+    (paths.MODELS / "adapters/mine/more").write_bytes(bytes(30_000_000))
+    with pytest.raises(ConfigurationError, match=r"the disk of .*models/adapters/mine has 33 MB left, but the training 'mine' needs 34: "):
+        check_space(config(), [weight])
+
+
 class Exported(Objective):
     """Two weights that want to be 1."""
 
@@ -175,7 +193,7 @@ def test_the_command_says_what_is_wrong_in_one_sentence(monkeypatch, capsys, arg
     with pytest.raises(SystemExit) as stopped:
         training.main()
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.startswith(f"training: {sentence}") and error.count("\n") == 1
+    assert stopped.value.code == 2 and error.startswith(f"python -m companion.training: {sentence}") and error.count("\n") == 1
 
 
 def test_the_command_keeps_every_setting_and_hands_on_overwrite(monkeypatch):

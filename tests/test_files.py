@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import assert_one_sentence
 
 from companion.base import files
-from companion.base.files import DamagedFile, atomic_write, is_temporary, only_process, read_sealed, sweep, write_sealed
+from companion.base.files import DamagedFile, atomic_write, is_temporary, naming, only_process, read_sealed, sweep, write_sealed
 from companion.base.paths import ROOT
 from companion.training.caches import kept_tensors
 from companion.weights.cards import read_checked, write_card
@@ -97,6 +98,17 @@ def test_a_full_disk_names_the_file_and_keeps_what_was_there(tmp_path, monkeypat
     with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint\.pt'") as raised:
         atomic_write(file, b"new")
     assert raised.value.errno == errno.ENOSPC and file.read_bytes() == b"old" and os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+def test_a_disk_that_is_full_only_when_a_file_is_closed_names_the_file():
+    log = Path("/dev/full")  # every write into it fails
+    if not log.exists():
+        pytest.skip("no such device")
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'") as raised, naming(log), log.open("a") as stream:
+        stream.write("a line\n")
+    assert raised.value.errno == errno.ENOSPC and raised.value.__cause__.filename is None
+    with pytest.raises(FileNotFoundError, match="absent"), naming(log):
+        Path("absent").read_bytes()
 
 
 def test_every_changed_bit_and_every_lost_end_is_found(tmp_path):

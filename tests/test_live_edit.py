@@ -18,7 +18,7 @@ from smoothlib.editing.inversions import Inversion, invert
 from smoothlib.editing.prompt_switch import PromptSwitch, edit
 from smoothlib.sampling import share_of_steps
 
-STEPS, RATIO, GUIDANCE = 20, 0.8, 3.0  # of the comparison with smoothlib
+STEPS, RATIO, GUIDANCE = 10, 0.8, 3.0  # of the comparison with smoothlib
 SHOWN = "() => document.querySelector('[data-live=edit]').dataset.shown"
 
 

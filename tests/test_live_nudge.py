@@ -87,8 +87,7 @@ def test_going_round_can_be_stopped_and_ends_with_its_numbers(page, nudge):
     assert nudge.locator(".live-base-cv").inner_text() == "–"
     nudge.get_by_role("button", name="Go round").click()
     says(page, nudge, "8 equal nudges of 30°")
-    frames = torch.tensor(
-        page.evaluate("""async steps => {
+    frames = page.evaluate("""async steps => {
         const {live} = document.querySelector('[data-live=nudge]');
         const frames = [(await live.picture([0, 0], steps)).images.map(image => [...image])];
         for (let k = 0; k < 8; k++) {
@@ -96,8 +95,8 @@ def test_going_round_can_be_stopped_and_ends_with_its_numbers(page, nudge):
             frames.push((await live.picture(place, steps)).images.map(image => [...image]));
         }
         return frames;
-    }""")
-    )
+    }""", FINE)  # fmt: skip
+    frames = torch.tensor(frames)
     distances = ((frames[1:] - frames[:1]) / 2).norm(dim=2).double().numpy()  # (8, 2)
     for row, name in enumerate(("base", "smooth")):
         assert float(nudge.locator(f".live-{name}-mean").inner_text()) == pytest.approx(distances[:, row].mean(), abs=0.0051)

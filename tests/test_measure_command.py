@@ -82,7 +82,9 @@ def test_what_does_not_fit_ends_in_one_sentence_before_any_work(tmp_path, capsys
     }
     for arguments, sentence in wrong.items():
         out = () if "--out" in arguments else ("--out", str(tmp_path / "out"))
-        assert main([*arguments, *out]) == 1
+        with pytest.raises(SystemExit) as stopped:
+            main([*arguments, *out])
+        assert stopped.value.code == 2
         said = capsys.readouterr().err
         assert sentence in said and said.count("\n") == 1, said
     assert not (tmp_path / "out" / "measure.json").exists()

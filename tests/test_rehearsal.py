@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from companion.base import paths
+from companion.data.captioned import captioned_folder
 from companion.data.drags import load_drags
 from companion.data.edits import load_edits
 from companion.data.load import load_split
+from companion.data.shards import Shards
 from companion.studies import base
 from companion.weights.pipelines import image_size, load_pipeline
 
@@ -115,6 +117,9 @@ def test_the_folders_are_read_in_their_published_layouts(built):
     assert len(drags) == 8 and {drag.kind for drag in drags} == {"animals", "other_objects"}
     shards = sorted((built / "laion" / "shards").glob("*.tar"))
     assert [shard.name for shard in shards] == ["00000.tar", "00001.tar"]
+    pairs, (_, loose) = Shards(built / "laion" / "shards"), captioned_folder(built / "laion")
+    assert [pairs.caption(number) for number in range(16)] == [one.caption for one in loose]
+    assert all(pairs.member(number).content == (built / "laion" / one.name).read_bytes() for number, one in enumerate(loose))
 
 
 def test_a_figure_that_is_too_large_for_a_page_is_a_failure():

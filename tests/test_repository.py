@@ -89,6 +89,15 @@ def test_every_direct_dependency_of_the_installed_environment_is_pinned():
     assert not missing
 
 
+def test_what_make_env_installs_is_known_by_its_hashes():
+    """All pins but those whose files differ between builds of a version, and the renderer's, which `make env` leaves out."""
+    tool = runpy.run_path(str(ROOT / "tools" / "hash_pins.py"))
+    lines = tool["HASHES"].read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    found = [re.fullmatch(r"(\S+==\S+)(\s+--hash=sha256:[0-9a-f]{64})+\s*", line)[1] for line in lines if line[0] != "#"]
+    assert sorted(map(tool["canonical"], found)) == sorted(map(tool["canonical"], tool["hashed_pins"]())), "run tools/hash_pins.py"
+    assert "--no-deps --require-hashes --requirement hashes.txt" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_environment_yml_matches_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]

@@ -168,7 +168,9 @@ def test_a_file_that_is_no_record_is_named(tmp_path, content, sentence, capsys):
         file.write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=f"{sentence}"):
         load_record(file)
-    assert results.main(["show", str(file)]) == 1
+    with pytest.raises(SystemExit) as stopped:
+        results.main(["show", str(file)])
+    assert stopped.value.code == 2
     assert sentence in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from test_exports import Exported, config
 from test_training import trainer, weights
 from tiny import assert_one_sentence
@@ -69,6 +70,18 @@ def test_a_log_line_that_is_no_step_is_named(tmp_path, line):
     assert log.read_bytes() == b'{"step": 3}\n'
 
 
+def test_a_log_that_was_damaged_or_lost_is_that_of_the_checkpoint(tmp_path, monkeypatch):
+    first = trainer(tmp_path, monkeypatch)
+    first.run(stop_after=6)
+    whole = first.log.read_bytes()
+    assert [json.loads(line)["step"] for line in whole.splitlines()] == [3, 6]
+    for damaged in (b"", whole.replace(b'"step": 3', b'"step": 2'), b"\xff", whole + b'{"step": 7, "loss": 1}\n{"ste', None):
+        first.log.unlink() if damaged is None else first.log.write_bytes(damaged)
+        assert trainer(tmp_path, monkeypatch).log.read_bytes() == whole
+    first.checkpoint.unlink()
+    assert trainer(tmp_path, monkeypatch).log.read_bytes() == b"", "a training from the first step has no lines yet"
+
+
 def test_two_trainings_of_one_name_do_not_run_at_once(mine, monkeypatch):
     folder = config(**mine).folder
     process = subprocess.Popen([sys.executable, "-c", LOCKING, str(folder), str(paths.ROOT)], stdout=subprocess.PIPE, text=True)
@@ -103,6 +116,13 @@ def test_an_export_that_breaks_off_shows_nothing_and_is_finished_later(mine, mon
     monkeypatch.setattr(Exported, "export", export)
     loop.train(config(**mine, steps=1))
     assert set(read_card(paths.MODELS / "test")["files"]) == {"weights.pt", "training-mine.jsonl", "training-mine.yaml"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")])
+def test_a_full_disk_names_the_folder_that_is_exported(tmp_path, error):
+    with pytest.raises(OSError, match=r"No space left on device.*: '.*\.new/smooth'$"), replacing(tmp_path / "smooth"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("moment", ["while the new one is made", "between both renames", "before the old one is removed"])

@@ -9,7 +9,7 @@ import pytest
 from companion.base import paths
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
-torture, damage = (importlib.import_module(name) for name in ("torture", "torturing.damage"))
+torture, damage, kinds = (importlib.import_module(name) for name in ("torture", "torturing.damage", "torturing.kinds"))
 
 
 @pytest.fixture(autouse=True)
@@ -22,11 +22,11 @@ def test_nothing_is_silent_unclear_or_lost(capsys):
     shown = capsys.readouterr().out
     assert code == 0, shown
     lines = [line for line in shown.splitlines() if line.startswith("| ")]
-    assert lines[0] == "| " + " | ".join(torture.HEADINGS) + " |" and len(lines) == 2 + 1 + len(damage.KINDS) + 5
+    assert lines[0] == "| " + " | ".join(torture.HEADINGS) + " |" and len(lines) == 2 + 2 + len(damage.KINDS) + 5
 
 
 def test_what_is_found_is_counted_told_and_an_exit_code(monkeypatch, capsys):
-    silent = damage.Kind("blind reader", damage._sealed, lambda file: file.read_bytes())
+    silent = damage.Kind("blind reader", kinds._sealed, lambda file: file.read_bytes())
     deaf = damage.Kind("deaf reader", damage._sealed, lambda file: {}[file])
     monkeypatch.setattr(damage, "KINDS", (silent,))
     assert torture.main(["--kills", "0", "--damages", "3", "--inputs", "0"]) == 1

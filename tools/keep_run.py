@@ -8,7 +8,6 @@ parameters become a sentence, because as code they would override the defaults, 
 rendered again from the record alone, because the run itself could only compare with the record before it.
 """
 
-import argparse
 import ast
 import datetime
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 import nbformat
 
 from companion.base import paths
+from companion.base.config import OneSentenceParser
 from companion.evidence.published import is_place, own_names
 from companion.evidence.records import comparison_table, load_record, record_files
 
@@ -175,7 +175,7 @@ def show_records() -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a notebook that has been run")
     parser.add_argument("--comparisons", action="store_true", help="let the tables in notebooks/ show the records of data/results")
     options = parser.parse_args()

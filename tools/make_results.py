@@ -9,7 +9,6 @@ pages are current, and the page that was interrupted finds its finished items in
 place of this one's, is taken up in the same way.
 """
 
-import argparse
 import ast
 import hashlib
 import json
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from companion.base import paths
-from companion.base.config import config_hash
+from companion.base.config import OneSentenceParser, config_hash
 from companion.base.files import atomic_write
 from companion.base.machine import machine
+from companion.base.reading import read_json, read_yaml
 from companion.base.staleness import PACKAGES, modules_behind, package_modules
 from companion.weights.cards import CARD
 from companion.weights.pipelines import load_pipeline
@@ -52,7 +51,7 @@ class Page:
     def state(self) -> dict[str, Any]:
         """Hashes of all that determines the page, in words that name what has changed."""
         sources = code_cells(self.notebook)
-        parameters = yaml.safe_load((paths.CONFIGS / "record" / f"{self.name}.yaml").read_text(encoding="utf-8"))
+        parameters = read_yaml(paths.CONFIGS / "record" / f"{self.name}.yaml", object)
         return {
             "the notebook": config_hash(sources),
             "its parameters": config_hash(parameters or {}),
@@ -104,7 +103,7 @@ def _folders(pattern: str) -> list[str]:
 
 def _digest(file: Path) -> str:
     """Hash of the files that a card lists, so that a new figure in the card itself changes nothing."""
-    files = json.loads(file.read_text(encoding="utf-8")).get("files", {})
+    files = read_json(file).get("files", {})
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -126,13 +125,13 @@ def what_changed(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
 
 def read_table(file: Path = TABLE) -> tuple[list[Page], dict[str, Any]]:
     """The pages in their order, and the reference machine."""
-    table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    table = read_yaml(file)
     return [Page(name, tuple(entry["weights"]), float(entry["minutes"])) for name, entry in table["pages"].items()], table["reference"]
 
 
 def read_ledger() -> dict[str, Any]:
     """Page -> its last recording."""
-    return json.loads(LEDGER.read_text(encoding="utf-8")) if LEDGER.exists() else {}
+    return read_json(LEDGER) if LEDGER.exists() else {}
 
 
 def reasons(page: Page, ledger: dict[str, Any]) -> list[str]:
@@ -141,7 +140,7 @@ def reasons(page: Page, ledger: dict[str, Any]) -> list[str]:
         return ["never recorded by this command"]
     found = what_changed(page.state(), ledger[page.name]["state"])
     record = paths.RESULTS / f"{page.name}.json"
-    if page.has_record() and (not record.exists() or config_hash(json.loads(record.read_text())) != ledger[page.name].get("record")):
+    if page.has_record() and (not record.exists() or config_hash(read_json(record)) != ledger[page.name].get("record")):
         found.append("its record in data/results")
     return found
 
@@ -168,7 +167,7 @@ def record_page(page: Page, ledger: dict[str, Any]) -> None:
     record = paths.RESULTS / f"{page.name}.json"
     ledger[page.name] = {
         "state": page.state() | {"modules": state["modules"], "weights": state["weights"]},
-        "record": config_hash(json.loads(record.read_text())) if page.has_record() else None,
+        "record": config_hash(read_json(record)) if page.has_record() else None,
         "seconds": round(time.monotonic() - started),
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu")["name"],
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -196,7 +195,7 @@ def print_plan(pages: list[Page], todo: dict[str, list[str]], reference: dict[st
 def main() -> None:
     """Command line."""
     pages, reference = read_table()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="record these pages alone")
     parser.add_argument("--plan", action="store_true", help="print what would be recorded, and record nothing")
     parser.add_argument("--all", action="store_true", help="record current pages too")

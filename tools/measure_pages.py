@@ -5,11 +5,11 @@
 Pixels and words are those of the article, without the navigation. Also counted: tables that hide columns behind a scroll.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from companion.base.config import OneSentenceParser
 from companion.base.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -54,7 +54,7 @@ def measure(browser: Any, folder: Path, screenshots: Path | None = None) -> dict
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_build" / "html", help="a built book")
     parser.add_argument("--screenshots", type=Path, help="an existing folder for a picture of each page's top")
     options = parser.parse_args()

@@ -7,7 +7,6 @@ interruption the same command goes on with the stage that was interrupted, from 
 `make results` records the pages again. `git restore data` brings the shipped data and weights back.
 """
 
-import argparse
 import importlib.util
 import json
 import subprocess
@@ -17,7 +16,9 @@ from dataclasses import dataclass
 import torch
 
 from companion.base import paths
+from companion.base.config import OneSentenceParser
 from companion.base.files import atomic_write
+from companion.base.reading import read_json
 
 NOTE = paths.RUNS / "retrain.json"
 PARTS = ("train", "test", "compositional", "edits", "drags", "card")
@@ -68,12 +69,12 @@ def missing(stage: Stage) -> str:
 def main() -> None:
     """Command line."""
     names = [stage.name for stage in STAGES]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--yes", action="store_true", help="replace what ships; without it the plan is printed")
     parser.add_argument("--from", dest="first", choices=names, default=names[0], help="begin here; earlier stages stay")
     parser.add_argument("--without-scenes", action="store_true", help="keep the rendered scenes")
     arguments = parser.parse_args()
-    done = json.loads(NOTE.read_text(encoding="utf-8"))["done"] if NOTE.exists() else []
+    done = read_json(NOTE, remedy="delete it to begin with the first stage").get("done", []) if NOTE.exists() else []
     todo = [stage for stage in STAGES[names.index(arguments.first) :] if not (arguments.without_scenes and stage.name == "scenes")]
     for stage in todo:
         minutes = "?" if stage.minutes is None else f"{stage.minutes:g}"

@@ -87,7 +87,7 @@ def _train(folder: Path) -> list[str]:
         "batch_size": 1,
         "gradient_accumulation_steps": 1,
         "objective_options.pipeline": str(folder / "sd15"),
-        "objective_options.data": str(folder / "laion"),
+        "objective_options.data": str(folder / "laion" / "shards"),
         "objective_options.resolution": 128,
     }
     train(load_config(paths.CONFIGS / "training" / "sd15_smooth_lora.yaml", **changes))

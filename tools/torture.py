@@ -2,7 +2,8 @@
 
     python tools/torture.py [--kills 100] [--damages 20] [--inputs 500] [--seed 0]
 
-Kills: trainings and exports ended by SIGKILL at random moments and run again must end in the weights and the folder of an undisturbed one.
+Kills: trainings and exports ended by SIGKILL at random moments and run again must end in the weights and the folder of an undisturbed one;
+a process that does nothing but write files leaves each whole, old or new.
 Damage: every kind of file that the project writes and reads, with flipped bits, cut off, empty, or with another kind's content, must be
 refused in one sentence that names the file, made again, or read as what it was. Inputs: settings of trainings, command lines, parameters of
 notebooks with values drawn at random must be taken for what they are or refused in one sentence that names them.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torturing import damage, inputs, kills
+from torturing import damage, inputs, kills, writes
 
 from companion.base import paths
 from companion.base.config import OneSentenceParser
@@ -40,6 +41,7 @@ def tortured(options: Any, folder: Path, say: Callable[[str], None]) -> dict[str
     paths.RUNS = folder / "runs"  # a training that is refused leaves a lock there
     for kind, outcome, told in (
         *kills.cases(options.kills, folder / "kills", chance),
+        *writes.cases(options.kills, folder / "writes", chance),
         *damage.cases(options.damages, folder / "damage", chance),
         *inputs.cases(options.inputs, chance),
     ):
@@ -52,7 +54,11 @@ def tortured(options: Any, folder: Path, say: Callable[[str], None]) -> dict[str
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = OneSentenceParser(prog="torture", description=__doc__.splitlines()[0])
-    settings = (("kills", 100, "killed trainings"), ("damages", 20, "flipped bits in each kind of file"), ("inputs", 500, "bad inputs"))
+    settings = (
+        ("kills", 100, "killed trainings, and as many killed writers"),
+        ("damages", 20, "flipped bits in each kind of file"),
+        ("inputs", 500, "bad inputs"),
+    )
     for name, default, what in settings:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     parser.add_argument("--seed", type=int, default=0)

@@ -6,22 +6,24 @@ An interrupted training goes on from its last checkpoint.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
-
-import yaml
 
 from companion.base import paths
 from companion.base.config import OneSentenceParser, errors_as_exit_codes
+from companion.base.reading import read_yaml
 from companion.training.loop import train
-from companion.training.settings import Loader, load_config
-from companion.weights.cards import CARD
+from companion.training.publishing import tidy
+from companion.training.resuming import alone
+from companion.training.settings import Loader, TrainingConfig, load_config
+from companion.weights.cards import CARD, check_files
 
 LIST, COMMON = paths.CONFIGS / "adapters.yaml", paths.CONFIGS / "training" / "smooth_lora.yaml"
 
 
 def main() -> None:
     """Command line."""
-    listed = yaml.load(LIST.read_text(), Loader)
+    listed = read_yaml(LIST, loader=Loader)
     parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(listed)}")
     parser.add_argument("--again", action="store_true", help="train those that are there too, and replace them")
@@ -37,11 +39,28 @@ def train_missing(names: list[str], listed: Mapping[str, Mapping[str, Any]], *, 
     """Train those of `names` that are not there, by the settings in `listed`; all are read first: a mistake in the last shows at once."""
     settings = {name: load_config(COMMON, name=name, export_to=f"adapters/{name}", overwrite=again, **listed[name]) for name in names}
     for name, setting in settings.items():
-        if (paths.ADAPTERS / name / CARD).is_file() and not again:  # weights without a card are half an export
+        if not again and is_there(setting):
             print(f"{name} is there")
             continue
         print(f"{name}: {setting.steps} steps")
-        train(setting)
+        train(replace(setting, overwrite=again or not (paths.ADAPTERS / name / CARD).exists()))  # half an export is replaced
+
+
+def is_there(setting: TrainingConfig) -> bool:
+    """Is the adapter there, whole and with its card? What a kill left of an export is put in order first.
+
+    Raises:
+        ValueError, FileNotFoundError: a file is not the one that the card records.
+        ConfigurationError: another process trains it now.
+    """
+    folder = paths.MODELS / setting.export_to
+    if not (folder / CARD).is_file():
+        with alone(setting.name, setting.folder):
+            tidy(folder)
+    if not (folder / CARD).is_file():
+        return False
+    check_files(folder)
+    return True
 
 
 if __name__ == "__main__":

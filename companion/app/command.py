@@ -46,7 +46,7 @@ async def _serve(options: "OneSentenceParser") -> None:
         address = app.listen(options.port)
     except OSError as error:
         app.close()
-        raise ConfigurationError(f"port {options.port} cannot be served ({error.strerror}): name another one with --port.") from None
+        raise ConfigurationError(f"port {options.port} cannot be served ({error.strerror}): name another one with --port.") from error
     print(f"Open {address} in a browser on this machine. Ctrl+C ends it.", flush=True)
     if options.open:
         webbrowser.open(address)

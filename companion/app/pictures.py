@@ -29,8 +29,8 @@ def read_upload(content: bytes, name: str, size: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-    except Exception:  # whatever a decoder raises for what is no picture
-        raise PictureError(f"{name} cannot be read, but must be a picture in {', '.join(FORMATS)}") from None
+    except Exception as error:  # whatever a decoder raises for what is no picture
+        raise PictureError(f"{name} cannot be read, but must be a picture in {', '.join(FORMATS)}") from error
     if width * height > MAX_PIXELS:
         raise PictureError(f"{name} has {width} x {height} pixels, but must have at most {MAX_PIXELS:,}")
     with tempfile.TemporaryDirectory(prefix="smooth-app-") as folder:
@@ -39,7 +39,7 @@ def read_upload(content: bytes, name: str, size: int) -> np.ndarray:
         try:
             return read_picture(file, size)
         except PictureError as error:
-            raise PictureError(str(error).replace(str(file), name)) from None
+            raise PictureError(str(error).replace(str(file), name)) from error
 
 
 def too_large(name: str, size: int) -> str:

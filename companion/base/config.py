@@ -44,12 +44,12 @@ class OneSentenceParser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def errors_as_exit_codes(program: str) -> Iterator[None]:
-    """For command lines: one sentence, no traceback. Exit code 2: what was given is wrong; 1: the run failed."""
+    """For command lines: one sentence, no traceback. Exit code 2: what was given is wrong or not there; 1: the run failed."""
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"{program}: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, ValueError) else 1) from error
+        raise SystemExit(2 if isinstance(error, ValueError | FileNotFoundError) else 1) from error
 
 
 def shown(value: Any) -> str:

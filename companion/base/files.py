@@ -60,6 +60,17 @@ def atomic_write(file: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Lets the errors of what is written in the block name `file`, where they name none: a full disk shows only when a file is closed."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
+
+
+@contextlib.contextmanager
 def _held(temporary: Path) -> Iterator[IO[bytes]]:
     """A new file, locked: `sweep` leaves it alone. One that was swept between its making and its locking is made again."""
     while True:
@@ -94,11 +105,11 @@ def sweep(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def only_process(file: Path) -> Iterator[bool]:
-    """Holds `file` as a lock; yields False where another process has it. A killed process holds nothing."""
+def only_process(file: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds `file` as a lock; yields False where another process has it, or waits for its end. A killed process holds nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "ab") as stream:
-        yield _lock(stream) or fcntl is None
+        yield _lock(stream, wait=wait) or fcntl is None
 
 
 def write_sealed(file: Path, content: bytes) -> None:

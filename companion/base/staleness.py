@@ -50,6 +50,12 @@ WITHOUT_INFLUENCE = frozenset(
         "companion.evidence.tables",
         "companion.evidence.trade",
         "companion.evidence.weighing",
+        # who computes an item, and when; tests/test_division.py and test_dask.py compare bits
+        "companion.runs.claims",
+        "companion.runs.dask_executor",
+        "companion.runs.division",
+        "companion.runs.executors",
+        "companion.runs.parts",
         "companion.studies.rows",
         "companion.weights.cards",
     ]

@@ -1,11 +1,11 @@
 """Curves over the steps of a training, as a matplotlib Figure."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..base.reading import parse_json, read_text
 from .page import COLOURS, PageFigure
 
 
@@ -13,7 +13,7 @@ def training_curves(logs: Mapping[str, str | Path], *, metric: str = "loss", pan
     """One panel a training: `metric` over steps from its log, JSON lines with "step", "seconds" and the metric, on a logarithmic axis."""
     figure = PageFigure(figsize=(panel_size[0] * len(logs), panel_size[1]), dpi=100, facecolor="white", layout="constrained")
     for axes, (name, file) in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs.items(), strict=True):
-        lines = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [parse_json(line, f"a line of {file}") for line in read_text(Path(file)).splitlines() if line.strip()]
         points = [(line["step"], line[metric]) for line in lines if metric in line]
         if not points:
             raise ValueError(f"metric is {metric!r}, but {Path(file).name} logs {', '.join(lines[-1]) if lines else 'nothing'}.")

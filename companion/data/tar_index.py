@@ -188,13 +188,17 @@ def _members(file: Path, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             stream.seek(archive.offset)
             if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
                 raise ListingError(damaged)
-    except tarfile.TarError as error:
+    except ListingError:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # tarfile lets through what int() says of an extended header
         raise ListingError(damaged if os.fstat(stream.fileno()).st_size else f"{file} is empty, but must be a tar file") from error
 
 
 def _check(file: Path, member: tarfile.TarInfo) -> None:
     if not member.isreg() or member.issparse():
         raise ListingError(f"{file} holds {member.name!r}, which is a link or no plain file, but must hold plain files alone")
+    if not member.name.isprintable():  # a line break would end the sentence that names it
+        raise ListingError(f"{file} holds {member.name!r}, but must hold names of printable characters in UTF-8")
     for path in (PurePosixPath(member.name), PureWindowsPath(member.name)):
         if path.is_absolute() or path.drive or path.root or ".." in path.parts:
             raise ListingError(f"{file} holds {member.name!r}, but must hold names without a root and without ..")

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from ..base import config, paths
+from ..base.reading import UnreadableFile, of_kind, read_yaml
 from ..base.staleness import staleness_note
 from .claims_table import CHECKED, LEGEND, METHOD, NOT_TESTABLE, OUTCOMES, ClaimsTable, figures, legend
 from .recipes import describe_rows
@@ -129,13 +128,16 @@ def load_claims(file: Path = FILE) -> list[Claim]:
     Raises ValueError, naming the claim, where one is incomplete or its id is there twice.
     """
     claims = []
-    for content in yaml.safe_load(file.read_text(encoding="utf-8")):
-        name = content.get("id", "without id")
+    for content in read_yaml(file, list):
+        where = f"{file.name}, claim {content.get('id', 'without id') if isinstance(content, dict) else 'without id'}"
         try:
+            of_kind(content, dict, where, "restore it")
             tests = tuple(Statement(**test) for test in content.get("tests", []))
             claims.append(Claim(**{**content, "tests": tests, "checked_in": tuple(content.get("checked_in", []))}))
+        except UnreadableFile:
+            raise
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{file.name}, claim {name}: {error}") from None
+            raise ValueError(f"{where}: {error}") from error
     if repeated := [name for name, count in Counter(claim.id for claim in claims).items() if count > 1]:
         raise ValueError(f"{file.name} has the id {repeated[0]} twice.")
     return claims
@@ -183,11 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print every claim with its verdict."""
     parser = config.OneSentenceParser(prog="python -m companion.evidence.claims", description=main.__doc__)
     parser.add_argument("--records", type=Path, default=paths.RESULTS, help="folder with recorded results (data/results)")
-    try:
-        print(ClaimsTable(evaluate(folder=parser.parse_args(arguments).records)))
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    options = parser.parse_args(arguments)
+    with config.errors_as_exit_codes(parser.prog):
+        print(ClaimsTable(evaluate(folder=options.records)))
     return 0
 
 

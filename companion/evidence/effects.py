@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ..base import paths
+from ..base.reading import read_yaml
 from .statements import DIRECTIONS
 from .weighing import NOT_MEASURED, Evidence
 
@@ -20,7 +19,7 @@ FILE = paths.PAPER / "claim_names.yaml"
 @cache
 def short_names() -> Mapping[str, str]:
     """Id of a claim -> a name of a few words for plots."""
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return read_yaml(FILE)
 
 
 def forest_rows(verdicts: Sequence["Verdict"], page: str = "claims.html") -> list[dict[str, Any]]:

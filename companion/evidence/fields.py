@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ..base import paths
 from ..base.config import config_hash
+from ..base.reading import read_yaml
 from ..weights.cards import read_card
 from .tables import Record
 
@@ -23,7 +23,7 @@ PER_TRAINING = ("adapters", "weights", "training_seeds")  # the fields in which 
 @cache
 def claim_rows() -> dict[str, dict[str, Any]]:
     """Name of a row in `claims.yaml` -> the fields by which it is found (`claim_rows.yaml`)."""
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return read_yaml(FILE)
 
 
 def row_of(record: Record, name: str) -> str | None:

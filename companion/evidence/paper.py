@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from ..base import paths
+from ..base.reading import UnreadableFile, read_yaml
 
 ARROWS = {"down": "↓", "up": "↑", "none": ""}
 
@@ -61,11 +61,18 @@ def load_paper_table(name: str, *, folder: Path = paths.PAPER) -> PaperTable:
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("table*.yaml")))
         raise ValueError(f"name is {name!r}, but the paper's tables are {known}.")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = read_yaml(file)
+    try:
+        return _table(name, file.name, content)
+    except (AttributeError, KeyError, TypeError) as error:  # a field is missing, unknown or of another kind
+        raise UnreadableFile(f"{file} is not a table of the paper ({type(error).__name__}: {error}): restore it") from error
+
+
+def _table(name: str, file: str, content: dict[str, Any]) -> PaperTable:
     metrics = {key: PaperMetric(**metric) for key, metric in content.pop("metrics").items()}
     if wrong := [key for key, metric in metrics.items() if metric.direction not in ARROWS]:
-        raise ValueError(f"{file.name} gives {wrong[0]} the direction {metrics[wrong[0]].direction!r}, but it must be 'up' or 'down'.")
+        raise ValueError(f"{file} gives {wrong[0]} the direction {metrics[wrong[0]].direction!r}, but it must be 'up' or 'down'.")
     for label, values in content["rows"].items():
         if list(values) != list(metrics) or not all(isinstance(value, str) for value in values.values()):
-            raise ValueError(f"{file.name} gives {label!r} the values {values}, but needs one text for each of {', '.join(metrics)}.")
+            raise ValueError(f"{file} gives {label!r} the values {values}, but needs one text for each of {', '.join(metrics)}.")
     return PaperTable(name=name, number=content.pop("table"), metrics=metrics, **content)

@@ -43,7 +43,7 @@ def check_record(record: Any, name: str) -> None:
     try:
         plain(record, "record")  # finite numbers only
     except ValueError as error:
-        raise RecordError(str(error)) from None
+        raise RecordError(str(error)) from error
     _require(record["name"] == name, "name", record["name"], f"{name!r}, the file's")
     items = record["items"]
     _require(_texts(items) and len(set(items)) == len(items) > 0, "items", items, "a list of different texts that is not empty")
@@ -61,7 +61,11 @@ def check_record(record: Any, name: str) -> None:
 def _require(holds: bool, where: str, value: Any, allowed: str) -> None:
     if not holds:
         shown = repr(value)
-        raise RecordError(f"{where} is {shown if len(shown) <= 80 else shown[:77] + '...'}, but must be {allowed}.")
+        raise RecordError(f"{where} is {_cut(shown, 80)}, but must be {_cut(allowed, 200)}.")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _texts(value: Any) -> bool:
@@ -83,7 +87,7 @@ def _check_table(record: Mapping[str, Any]) -> PaperTable | None:
     try:
         return load_paper_table(str(record["table"])).extended(record.get("columns", {}))
     except (TypeError, ValueError) as error:
-        raise RecordError(f"table is {record['table']!r} with the columns {list(record.get('columns', {}))}: {error}") from None
+        raise RecordError(f"table is {record['table']!r} with the columns {list(record.get('columns', {}))}: {error}") from error
 
 
 def _check_parts(record: Mapping[str, Any]) -> None:

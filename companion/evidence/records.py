@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..base.config import OneSentenceParser, plain
+from ..base.config import OneSentenceParser, errors_as_exit_codes, plain
 from ..base.staleness import stale, staleness_note
 from .paper import PaperTable, load_paper_table
 from .provenance import data_hash, provenance
@@ -201,11 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show.add_argument("file", type=Path, metavar="FILE", help="a record (.json)")
     show.add_argument("--markdown", action="store_true", help="print the table alone, as Markdown (a table of the paper)")
     options = parser.parse_args(arguments)
-    try:
+    with errors_as_exit_codes(parser.prog):
         _show(options.file, markdown=options.markdown)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
     return 0
 
 

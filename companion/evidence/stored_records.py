@@ -7,6 +7,7 @@ from typing import Any
 from ..base import paths
 from ..base.config import ConfigurationError, plain
 from ..base.files import atomic_write
+from ..base.reading import UnreadableFile, read_json
 from .record_checks import SEAL, RecordError, check_record, seal
 from .tables import Record
 
@@ -28,13 +29,12 @@ def load_record(file: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no record {file}.")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{file} is not JSON: {error}.") from None
-    try:
+        record = read_json(file, object, remedy="restore it, or run its notebook again")
         check_record(record, file.stem)
+    except UnreadableFile as error:
+        raise RecordError(str(error)) from error
     except RecordError as error:
-        raise RecordError(f"{file}: {error}") from None
+        raise RecordError(f"{file}: {error}") from error
     return record
 
 

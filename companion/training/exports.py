@@ -1,5 +1,6 @@
 """May a training write where it is told to, and are its weights fit to be written? Asked before it starts, and before it exports."""
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,26 @@ def _other_kinds(folder: Path, file: str) -> list[str]:
     return sorted(
         other.name for pattern in ("*.safetensors", "model_index.json", "vae") for other in folder.glob(pattern) if other.name != file
     )
+
+
+def check_space(config: "TrainingConfig", trained: Iterable[torch.Tensor]) -> None:
+    """Raise unless the disks have room for two checkpoints, the last and the next, and for the folder that is exported.
+
+    A checkpoint holds weights, averages and Adam's two moments. The folder is written whole beside the one that it replaces.
+
+    Raises:
+        ConfigurationError: one sentence says how much is missing where.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in trained)
+    folder = paths.MODELS / config.export_to
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    for place, needed in ((config.folder, 8 * size), (folder, there + size)):
+        existing = next(outer for outer in (place, *place.parents) if outer.exists())
+        if (free := shutil.disk_usage(existing).free) < needed:
+            raise ConfigurationError(
+                f"the disk of {place} has {free / 1e6:.0f} MB left, but the training {config.name!r} needs {needed / 1e6:.0f}: "
+                "make room, or let SMOOTHLIB_RUNS name a folder on another disk"
+            )
 
 
 def check_weights(name: str, checkpoint: Path, weights: Iterable[torch.Tensor]) -> None:

@@ -15,17 +15,18 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from ..base import paths
-from ..base.config import OneSentenceParser, errors_as_exit_codes
+from ..base.config import ConfigurationError, OneSentenceParser, errors_as_exit_codes
+from ..base.files import naming
 from ..base.machine import machine
 from ..weights.cards import training_facts, write_card
-from .exports import check_weights, claim_export_folder
+from .exports import check_space, check_weights, claim_export_folder
 from .objectives import OBJECTIVES, Objective
 from .objectives.base import known_options
 from .publishing import replacing, tidy
-from .resuming import alone, read_checkpoint, truncate_log, write_checkpoint
+from .resuming import alone, read_checkpoint, restore_log, write_checkpoint
 from .schedule import ExponentialMovingAverage, learning_rate_at, step_generator, step_indices
 from .settings import FREE_TO_CHANGE, TrainingConfig, load_config, parse_settings
 
@@ -37,6 +38,7 @@ class Trainer:
         self.config, self.objective = config, objective
         buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # running means are each process's, or reduced where they are made
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers])
+        check_whole(self.accelerator.distributed_type)
         self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -46,10 +48,11 @@ class Trainer:
         self.step, self.seconds, self.replaced = 0, 0.0, 0  # replaced: examples that could not be read, of all processes
         config.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.log = config.folder / "checkpoint.pt", config.folder / "log.jsonl"
-        if self.checkpoint.exists():
-            self._restore()
         if self.accelerator.is_main_process:
-            truncate_log(self.log, self.step)
+            check_space(config, trainable)
+        kept = self._restore() if self.checkpoint.exists() else ""
+        if self.accelerator.is_main_process:
+            restore_log(self.log, kept, self.step)
 
     def _state(self) -> dict:
         return {
@@ -63,9 +66,11 @@ class Trainer:
             "averages": self.average.averages if self.average else [],
             "objective": self.objective.state(),
             "optimizer": self.optimizer.state_dict(),
+            "log": self.log.read_text(encoding="utf-8") if self.log.exists() else "",
         }
 
-    def _restore(self) -> None:
+    def _restore(self) -> str | None:
+        """Take up the checkpoint; the log as it was then (None: an earlier version's checkpoint has none)."""
         state = read_checkpoint(self.checkpoint)
         changed = {k for k, v in asdict(self.config).items() if state["config"].get(k) != v} - FREE_TO_CHANGE
         if changed:
@@ -87,6 +92,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state(state["objective"])
         self.step, self.seconds, self.replaced = state["step"], state["seconds"], state.get("replaced", 0)
+        return state.get("log")
 
     def save(self) -> None:
         """Write the checkpoint (main process), replacing the last one only when complete. Raises FloatingPointError for broken weights."""
@@ -162,7 +168,7 @@ class Trainer:
         line |= {"replaced_examples": self.replaced} if self.replaced else {}
         line |= {"machine": machine(self.accelerator.device)["name"]}
         if self.accelerator.is_main_process:
-            with self.log.open("a") as log:
+            with naming(self.log), self.log.open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
 
@@ -178,6 +184,19 @@ class Trainer:
                 (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
                 # measurements belong to the weights that they were taken on: new weights start without any
                 write_card(folder, training=training_facts(folder), metrics=None)
+
+
+def check_whole(kind: DistributedType) -> None:
+    """Every process must hold the whole model: the regularizer's differences and the checkpoint are of whole parameters.
+
+    Raises:
+        ConfigurationError: accelerate divides the model (FSDP, DeepSpeed, Megatron-LM).
+    """
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ConfigurationError(
+            f"distributed_type is {kind.value}, but must be MULTI_GPU (DDP), MULTI_CPU or NO: a model is not divided between processes. "
+            "What dividing would save, gradients and moments, a LoRA has little of."
+        )
 
 
 def train(config: TrainingConfig) -> None:
@@ -196,7 +215,7 @@ def train(config: TrainingConfig) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = OneSentenceParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(prog="python -m companion.training", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument(
         "--set",

@@ -1,12 +1,16 @@
 """New weights and their card become visible together: they are made in a folder of their own, which then takes the old one's place."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..base.files import DamagedFile
+from safetensors import SafetensorError
+
+from ..base.files import DamagedFile, naming
+from ..weights.card_lists import relisting
 from ..weights.cards import CARD, file_hashes, read_card
 
 STAGING = ".new"  # beside the folder that is replaced: in the same file system, and not among the models
@@ -39,13 +43,17 @@ def replacing(folder: Path) -> Iterator[Path]:
             shutil.copytree(folder, new)
         else:
             new.mkdir()
-        yield new
+        with naming(new):
+            yield new
         _check_kept(folder, new)
         _let_others_read(new)
-        if folder.exists():
-            former.parent.mkdir(exist_ok=True)
-            os.rename(folder, former)
-        os.rename(new, folder)
+        with relisting(folder, (new / CARD).read_bytes()) if (new / CARD).is_file() else contextlib.nullcontext():
+            if folder.exists():
+                former.parent.mkdir(exist_ok=True)
+                os.rename(folder, former)
+            os.rename(new, folder)
+    except SafetensorError as error:  # how it tells of a full disk, without the file's name
+        raise OSError(errno.EIO, str(error), str(new)) from error
     finally:
         tidy(folder)
 

@@ -44,8 +44,19 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     try:
         content = read_sealed(file)
     except DamagedFile as error:
-        raise DamagedFile(f"{error}; delete it to train from the first step") from None
+        raise DamagedFile(f"{error}; delete it to train from the first step") from error
     return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+
+
+def restore_log(file: Path, kept: str | None, step: int) -> None:
+    """Give the log the content that it had at the checkpoint, whatever has become of it; later steps will be run again.
+
+    `kept`: that content; None where the checkpoint of step `step` does not hold it.
+    """
+    if kept is None:
+        truncate_log(file, step)
+    elif kept or file.exists():
+        atomic_write(file, kept.encode())
 
 
 def truncate_log(file: Path, step: int) -> None:
@@ -58,8 +69,8 @@ def truncate_log(file: Path, step: int) -> None:
             continue
         try:
             later = json.loads(line)["step"] > step
-        except (ValueError, KeyError, TypeError):  # ValueError: also of another encoding
-            raise ValueError(f"{file}, line {number}, is not the record of a step: remove the line to go on with this training") from None
+        except (ValueError, KeyError, TypeError) as error:  # ValueError: also of another encoding
+            raise ValueError(f"{file}, line {number}, is not the record of a step: remove the line to go on with this training") from error
         if not later:
             kept.append(line + b"\n")
     atomic_write(file, b"".join(kept))

@@ -6,11 +6,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..base import paths
 from ..base.config import Boolean, Choice, ConfigurationError, Integer
-from ..data.listings import read_text
+from ..base.reading import OnceLoader, UnreadableFile, parse_yaml, read_text
 from .objectives import OBJECTIVES
 from .objectives.base import known_options
 from .setting_fields import ExportFolder, FolderName, Interval, Options, check_setting
@@ -79,21 +77,11 @@ class TrainingConfig:
         return paths.RUNS / "training" / self.name
 
 
-class Loader(yaml.SafeLoader):
+class Loader(OnceLoader):
     """YAML in which 1e-4 is a number, as everywhere but in YAML 1.1, which asks for a point."""
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-
-
-def _parse(text: str, where: str) -> Any:
-    """`text` as YAML; `where` names it in the error."""
-    try:
-        return yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-45
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigurationError(f"{where} is not YAML: {reason}{f' in line {mark.line + 1}' if mark else ''}") from None
 
 
 def parse_settings(entries: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +93,7 @@ def parse_settings(entries: Sequence[str]) -> dict[str, Any]:
     if wrong := [entry for entry in entries if not entry.partition("=")[0] or "=" not in entry]:
         raise ConfigurationError(f"settings must be NAME=VALUE, got {wrong[0]!r}")
     split = (entry.split("=", 1) for entry in entries)
-    return {name: _parse(value, f"the value of {name}, {value!r},") for name, value in split}
+    return {name: parse_yaml(value, f"the value of {name}, {value!r},", loader=Loader) for name, value in split}
 
 
 def load_config(path: Path, **overrides: Any) -> TrainingConfig:
@@ -132,11 +120,13 @@ def load_config(path: Path, **overrides: Any) -> TrainingConfig:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        settings = _parse(read_text(path), str(path))
+        settings = parse_yaml(read_text(path, remedy="save it as that"), str(path), loader=Loader)
     except OSError as error:
-        raise ConfigurationError(f"the settings {path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
+        raise ConfigurationError(f"the settings {path} cannot be read: {error.strerror or error}") from error
+    except UnreadableFile:
+        raise
+    except ValueError as error:  # a name that no file can have
+        raise ConfigurationError(f"the settings {str(path)!r} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         found = "nothing" if settings is None else f"a {type(settings).__name__}"
         raise ConfigurationError(f"{path} holds {found}, but must hold settings, one NAME: VALUE a line")

@@ -85,7 +85,8 @@ def install(file: Path, folder: Path, sha256: str | None = None) -> Path:
     how = "by the sha256 that was given" if sha256 is not None else "by its keys, layers and sizes; the authors' sha256 was not at hand"
     try:
         atomic_write(folder / FILE, content)
-        write_card(folder, description="Smooth-LoRA in the layout of the authors' release", recognised=how, sha256=found.sha256)
+        about = "Smooth-LoRA in the layout of the authors' release"
+        write_card(folder, description=about, recipe=NAME, recognised=how, sha256=found.sha256)  # the recipe: so that tables know its row
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..base import paths
 from ..base.files import atomic_write, is_temporary
+from ..base.reading import UnreadableFile, parse_json, read_text, read_yaml
+from .card_lists import check_listed, relisting
 
 CARD = "card.json"
 LOADED_SUFFIXES = {".safetensors", ".json", ".txt"}  # what the libraries read from a model's folder
@@ -23,14 +23,24 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The folder's card, {} where there is none. Raises ValueError, which names the file, where it is not what `write_card` writes."""
+    """The folder's card, {} where there is none.
+
+    Raises ValueError, which names the file, where it is not what `write_card` writes, or not the one that the list beside the folder has.
+    """
     path = folder / CARD
     if not path.exists():
         return {}
+    content = path.read_bytes()
+    check_listed(path, content)
+    return parse_card(path, content)
+
+
+def parse_card(path: Path, content: bytes) -> dict[str, Any]:
+    """The card whose file `path` has this content; raises as `read_card` does."""
     try:
-        card = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, restore it: it is not JSON ({error}).") from None
+        card = parse_json(content.decode("utf-8"), "it", remedy="")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, restore it: {error if isinstance(error, UnreadableFile) else 'it is not UTF-8'}.") from error
     files = card.get("files", {}) if isinstance(card, dict) else None
     if not isinstance(files, dict) or not all(isinstance(expected, str) for expected in files.values()):
         raise ValueError(f"{path} is damaged, restore it: it must hold facts by name, and under files each file's sha256 by its name.")
@@ -95,7 +105,9 @@ def _loaded_files(folder: Path) -> Iterator[str]:
 def write_card(folder: Path, **facts: Any) -> dict[str, Any]:
     """Write `card.json`: the facts that an earlier card had, replaced by those given, and the hashes of the files as they are now."""
     card = {**read_card(folder), **facts, "files": file_hashes(folder)}
-    atomic_write(folder / CARD, (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+    content = (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode()
+    with relisting(folder, content):
+        atomic_write(folder / CARD, content)
     return card
 
 
@@ -103,8 +115,8 @@ def training_facts(folder: Path) -> dict[str, Any]:
     """Of every training whose log lies in `folder`: settings, steps, minutes and last logged numbers."""
     facts = {}
     for log in sorted(folder.glob("training-*.jsonl")):
-        last = json.loads(log.read_text().splitlines()[-1])
-        settings = yaml.safe_load(log.with_suffix(".yaml").read_text())
+        last = parse_json(read_text(log).splitlines()[-1], f"the last line of {log}")
+        settings = read_yaml(log.with_suffix(".yaml"))
         facts[settings["name"]] = {"settings": settings, "minutes": round(last["seconds"] / 60, 1), "last_logged": last}
     return facts
 

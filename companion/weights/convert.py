@@ -84,21 +84,29 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _from_file(source: Path, settings: Path, folder: Path) -> None:
-    """By diffusers' own conversion, from safetensors that are made of a pickle first."""
+    """By diffusers' own conversion, from safetensors that are made of a pickle first, and settings without weights of their own."""
     import diffusers
 
     index = json.loads((settings / "model_index.json").read_text(encoding="utf-8"))
-    folder.mkdir(parents=True)
-    weights = folder / "weights.safetensors"
+    weights, bare = folder / "weights.safetensors", folder / "settings"
+    for file in sorted(settings.rglob("*")):  # what lacks in the file must not come from here
+        if file.is_file() and file.suffix in SETTINGS and not file.name.endswith(".index.json"):
+            (bare / file.relative_to(settings)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, bare / file.relative_to(settings))
     safetensors.torch.save_file(read_weights(source), weights)
     without = dict.fromkeys(name for name in LEFT_OUT if name in index)
     try:
-        options = dict(config=str(settings), local_files_only=True, torch_dtype=torch.float32, **without)
+        options = dict(config=str(bare), local_files_only=True, torch_dtype=torch.float32, **without)
         pipe = getattr(diffusers, index["_class_name"]).from_single_file(str(weights), **options)
+        modules = {name: module for name, module in pipe.components.items() if isinstance(module, torch.nn.Module)}
+        missing = [f"{name}.{key}" for name, module in modules.items() for key, value in module.named_parameters() if value.is_meta]
+        if missing:
+            raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
     except Exception as error:  # of the conversion: a missing key, a shape, a file
         what = f"cannot be read as the pipeline whose settings are in {settings}"
         raise ValueError(f"{source} {what} ({type(error).__name__}: {first_line(error)})") from None
     weights.unlink()
+    shutil.rmtree(bare)
     pipe.save_pretrained(folder, safe_serialization=True)
 
 

@@ -1,5 +1,6 @@
 """Trainings that are killed at random moments, also while they export, and run again until they come to their end."""
 
+import json
 import os
 import random
 import signal
@@ -62,6 +63,12 @@ def weights(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in file_hashes(folder / "models" / "killed").items() if name.endswith(".pt")}
 
 
+def steps(folder: Path) -> list[int]:
+    """The steps that the log beside the weights has."""
+    log = folder / "models" / "killed" / "training-killed.jsonl"
+    return [json.loads(line)["step"] for line in log.read_text(encoding="utf-8").splitlines()]
+
+
 def verdict(folder: Path, wanted: dict[str, str], errors: str) -> tuple[str, str]:
     """Of a run that has come to its end."""
     if errors:
@@ -72,6 +79,8 @@ def verdict(folder: Path, wanted: dict[str, str], errors: str) -> tuple[str, str
         return "lost", str(error)
     if weights(folder) != wanted:
         return "lost", "other weights"
+    if (logged := steps(folder)) != steps(folder.parent / "whole"):
+        return "lost", f"the log has the steps {logged}"
     left = [file.name for file in folder.rglob("*") if is_temporary(file.name) or file.name in (".new", ".former")]
     return ("outside", f"left {left[0]}") if left else ("good", "")
 

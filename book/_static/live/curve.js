@@ -1,8 +1,9 @@
 // The step distances of a walk, drawn as its frames come: a point for each pair of neighbours that are there.
-const WIDTH = 420, HEIGHT = 170, LEFT = 44, RIGHT = 12, TOP = 14, BOTTOM = 34;
+const WIDTH = 420, HEIGHT = 170, LEFT = 44, RIGHT = 12, TOP = 30, BOTTOM = 34;
 const MARKS = ['M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z', 'M-3.6-3.6h7.2v7.2h-7.2z'], DASHES = ['none', '7 4'];
 
-export function curve(svg, rows) {
+// `names`: what the rows are, for the key above the curves.
+export function curve(svg, rows, names) {
   const there = rows.flat().filter(value => value !== null), highest = Math.max(1, ...there) * 1.1, count = rows[0].length;
   const x = k => LEFT + (k + 1) * (WIDTH - LEFT - RIGHT) / (count + 0.5), y = value => HEIGHT - BOTTOM - value / highest * (HEIGHT - TOP - BOTTOM);
   const parts = [0, 0.5, 1].map(share => `<path d="M${LEFT} ${y(share * highest)}H${WIDTH - RIGHT}" stroke="var(--grid)"/>` +
@@ -19,6 +20,8 @@ export function curve(svg, rows) {
     });
     parts.push(`<path d="${line || 'M0 0'}" fill="none" stroke="var(--s${row})" stroke-width="2" stroke-dasharray="${DASHES[row]}"/>`);
   });
+  names.forEach((name, row) => parts.push(`<path d="M${LEFT + 150 * row} 9h28" stroke="var(--s${row})" stroke-width="2" stroke-dasharray="${DASHES[row]}"/>` +
+    `<path d="${MARKS[row]}" fill="var(--s${row})" transform="translate(${LEFT + 150 * row + 14} 9)"/><text x="${LEFT + 150 * row + 34}" y="13">${name}</text>`));
   svg.innerHTML = parts.join('');
-  svg.setAttribute('aria-label', `Step distances of this walk: ${there.length / rows.length} of ${count} for each model so far`);
+  svg.setAttribute('aria-label', `Step distances of this walk, ${names.join(' and ')}: ${there.length / rows.length} of ${count} for each model so far`);
 }

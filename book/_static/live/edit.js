@@ -4,7 +4,7 @@ import {caption, captionMenu} from './caption_menu.js';
 import {ROWS, STRIDE, markup} from './edit_markup.js';
 import {draw, find as within, how} from './menu.js';
 import {ownPicture} from './own_picture.js';
-import {scenes} from './scenes.js';
+import {scenes, title} from './scenes.js';
 import {edited, invert, knownEdit, psnr, switchStep} from './switching.js';
 import {switchMenu} from './switch_menu.js';
 
@@ -33,6 +33,7 @@ export async function start(root, manifest, began) {
   }
 
   function working(done, of) {
+    if (done === null && document.activeElement === find('halt')) slider.focus();  // the focus is not lost with the button
     find('working').hidden = done === null;
     if (done === null) return;
     bar.max = of;
@@ -150,7 +151,7 @@ export async function start(root, manifest, began) {
       'pixels, the size that this small model sees. Say below what it shows: the model knows these words alone.');
   }
 
-  find('scene').replaceChildren(...offered.map((one, k) => new Option(`${caption(manifest, one.words)} → ${caption(manifest, one.target)}`, k)));
+  find('scene').replaceChildren(...offered.map((one, k) => new Option(title(one), k)));
   find('scene').addEventListener('change', () => { find('file').value = ''; take(offered[find('scene').value], ''); });
   find('file').addEventListener('change', async ({target: field}) => {
     if (!field.files.length) return;

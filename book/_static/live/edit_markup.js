@@ -10,7 +10,7 @@ const rows = Object.entries(ROWS).map(([name, label]) => `<tr><th scope="row">${
 
 export const markup = `<div class="live-choices"><label>Picture <select class="live-scene"></select></label>
 <label>or your own: <input type="file" class="live-file" accept="image/*"></label></div>
-<p class="live-own"></p>
+<p class="live-own" role="status"></p>
 <fieldset><legend>It shows</legend><div class="live-choices live-shows"></div></fieldset>
 <div class="live-choices live-switch"></div>
 <label class="live-slide">Share of the steps under the new caption, <span class="live-settings"></span>

@@ -21,18 +21,21 @@ export function distances(frames, rows) {
   return Array.from({length: rows}, (_, row) => frames.slice(1).map((images, k) => images && frames[k] ? distance(frames[k][row], images[row]) : null));
 }
 
-// Make the frames that are not there, `told` after each; ends early, with false, when `ask` is cancelled or alive() no longer holds.
-export async function fill(walk, slot, urgency, alive, told) {
+// Make the frames of `walks` that are not there, place by place, `told` after each; ends early, with false, when `ask` is cancelled or
+// alive() no longer holds.
+export async function fill(walks, slot, urgency, alive, told) {
   for (const eta of places) {
-    if (!alive()) return false;
-    const {key, request} = frame(walk, eta);
-    try {
-      await ask(slot, urgency, key, request);
-    } catch (error) {
-      if (error.message === 'cancelled') return false;
-      throw error;
+    for (const walk of walks) {
+      if (!alive()) return false;
+      const {key, request} = frame(walk, eta);
+      try {
+        await ask(slot, urgency, key, request);
+      } catch (error) {
+        if (error.message === 'cancelled') return false;
+        throw error;
+      }
+      if (alive()) told();
     }
-    if (alive()) told();
   }
   return alive();
 }

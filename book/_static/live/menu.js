@@ -11,9 +11,10 @@ export const seedMarkup = `<div class="live-choices">${[['seed-a', 'First noise'
   `<label>${label}, seed <input type="number" class="live-${name}" min="0" max="${SEED_LIMIT}" step="1"></label>`).join('')}
   <button type="button" class="live-another">Another pair</button></div>`;
 
-// The menu of captions, with `words` chosen at first. Returns {caption()}.
-export function choices(root, manifest, changed, words = {word: 'sofa', colour: null, setting: 'park', ground: 'grass'}) {
-  const menu = captionMenu(find(root, 'caption'), manifest, words, changed);
+// The menu of captions, which begins with that of the book's examples. Returns {caption()}.
+export function choices(root, manifest, changed) {
+  const first = {word: 'sofa', colour: 'red', setting: 'apartment', ground: 'wood'};
+  const menu = captionMenu(find(root, 'caption'), manifest, first, changed);
   return {caption: () => caption(manifest, menu.words())};
 }
 

@@ -9,7 +9,6 @@ import {pad} from './pad.js';
 
 const SCALES = [0, 1], ROWS = {base: 'Base model', smooth: 'Smooth Diffusion'}, NAMES = Object.keys(ROWS);
 const ROUND = 8;  // equal nudges in as many directions
-const FIRST = {word: 'sofa', colour: 'red', setting: 'apartment', ground: 'wood'};
 let figures = 0;
 
 const MARKUP = `${menuMarkup}
@@ -33,7 +32,7 @@ ${ROUND} directions. ${APART.replace('walk', 'picture')}</p>`;
 export function start(root, manifest, began) {
   root.innerHTML = MARKUP;
   const find = name => within(root, name), figure = root.closest('.live-widget'), said = within(figure, 'status'), slot = `nudge${figures++}`;
-  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = choices(root, manifest, restart, FIRST);
+  const [few, many] = manifest.steps, size = manifest.latent.reduce((a, b) => a * b), menu = choices(root, manifest, restart);
   const state = {seed: 1, axes: null, seen: new Map(), turn: 0, round: null};
   let timer = 0;
 
@@ -111,6 +110,7 @@ export function start(root, manifest, began) {
     const mine = state.round = {};
     find('round').disabled = true;
     find('stop').hidden = false;
+    find('stop').focus();
     try {
       await wish(1, [0, 0], many, `${slot} centre`);
       for (const [k, place] of places.entries()) {
@@ -139,8 +139,9 @@ export function start(root, manifest, began) {
     if (state.round) disc.point(disc.place());
     state.round = null;
     drop(`${slot} round`);
-    find('stop').hidden = true;
     find('round').disabled = false;
+    if (document.activeElement === find('stop')) find('round').focus();  // the focus is not lost with the button
+    find('stop').hidden = true;
   }
 
   function restart() {
@@ -163,7 +164,7 @@ export function start(root, manifest, began) {
   });
   find('centre').addEventListener('click', () => disc.centre());
   find('round').addEventListener('click', round);
-  find('stop').addEventListener('click', () => { stop(); again(); said.textContent = 'Stopped.'; find('round').focus(); });
+  find('stop').addEventListener('click', () => { stop(); again(); said.textContent = 'Stopped.'; });
   const disc = pad(find('pad'), {
     label: 'Nudge of the noise in two directions', most: WIDEST, distance: degrees, moved,
     said: ([x, y]) => `${degrees([x, y]).toFixed(0)} degrees from the centre, ${Math.round(10 * x)} to the right, ${Math.round(10 * y)} up`,

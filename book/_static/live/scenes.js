@@ -1,6 +1,13 @@
 // The test scenes that the book ships for editing: each with its caption, and with the true picture of the edited caption.
 import {home} from './engine.js';
+import {shown} from './caption_menu.js';
 import {floats} from './own_picture.js';
+
+// What a scene's edit changes, in few words: its caption stands elsewhere.
+export function title({words, target}) {
+  const field = Object.keys(words).find(name => words[name] !== target[name]);
+  return `${field === 'word' ? '' : `${words.word}: `}${shown(words[field])} → ${shown(target[field])}`;
+}
 
 // [{id, words, target, pixels, truth}, ...]; pixels and truth are (3, side, side) from -1 to 1.
 export async function scenes(manifest) {

@@ -5,7 +5,7 @@ import {detail, distance, statistics} from './mathematics.js';
 import {APART, choices, draw, find, how, menuMarkup, seedMarkup, seeds} from './menu.js';
 import {curve} from './curve.js';
 
-const COLUMNS = ['Strength', 'steps', 'ISTD', 'CV', 'mean step', 'other pictures', 'detail'], MIDDLE = places[(FRAMES - 1) / 2];
+const COLUMNS = ['Strength', 'steps', 'ISTD', 'CV', 'mean step', 'change', 'detail'], MIDDLE = places[(FRAMES - 1) / 2];
 let figures = 0;
 
 const MARKUP = `${menuMarkup}${seedMarkup}
@@ -17,7 +17,7 @@ const MARKUP = `${menuMarkup}${seedMarkup}
 <p><button type="button" class="live-stop">Stop</button> <span class="live-note"></span></p>
 <div class="live-scroll" tabindex="0" role="group" aria-label="Numbers for each strength"><table><caption></caption>
 <thead><tr>${COLUMNS.map(label => `<th scope="col">${label}</th>`).join('')}</tr></thead><tbody></tbody></table></div>
-<p class="smooth-soft">What it buys: equal steps, a lower CV (ISTD over the mean step). What it costs: pictures that are not the base model's (the mean L2 distance
+<p class="smooth-soft">What it buys: equal steps, a lower CV (ISTD over the mean step). What it costs: pictures that are not the base model's (change: the mean L2 distance
 between the two at the same noise, pixels from 0 to 1), and detail (differences of neighbouring pixels, in % of the base model's). The LoRA was trained at strength 1;
 a shorter mean step means that the walk changes less. ${APART}</p>`;
 
@@ -59,9 +59,9 @@ export function start(root, manifest, began) {
     strip('base', 0, 'Base model');
     strip('smooth', now, label);
     find(root, 'name').textContent = label;
-    curve(find(root, 'curve'), [best(0), best(now)].map(({frames}) => distances(frames, 1)[0]));
+    curve(find(root, 'curve'), [best(0), best(now)].map(({frames}) => distances(frames, 1)[0]), ['Base model', label]);
     root.querySelector('tbody').innerHTML = rows.map(one => `<tr${one.scale === now ? ' aria-current="true"' : ''}><th scope="row">${one.scale.toFixed(2)}</th>
-      ${[one.steps, one.istd.toFixed(2), one.cv.toFixed(3), one.mean.toFixed(2), one.other?.toFixed(2) ?? '–', one.detail === null ? '–' : `${(100 * one.detail).toFixed(0)} %`]
+      ${[one.steps, one.istd.toFixed(2), one.cv.toFixed(3), one.mean.toFixed(2), one.other?.toFixed(2) ?? '–', one.detail === null ? '–' : `${(100 * one.detail).toFixed(0)}\u202f%`]
         .map(text => `<td>${text}</td>`).join('')}</tr>`).join('');
     root.querySelector('caption').textContent = how(manifest, 'steps as each row says');
     figure.dataset.walk = rows.some(one => one.scale === now) ? `${now} ${best(now).steps}` : '';
@@ -92,10 +92,10 @@ export function start(root, manifest, began) {
   }
 
   async function rested() {
-    const mine = turn, now = strength(), alive = () => mine === turn, scales = [...new Set([now, 0])];
+    const mine = turn, now = strength(), alive = () => mine === turn, scales = [...new Set([0, now])];
     try {
       for (const steps of [few, many]) {
-        for (const scale of scales) if (!await fill(walk(scale, steps), `${slot} frames`, 2, alive, () => progress(scale, steps))) return;
+        if (!await fill(scales.map(scale => walk(scale, steps)), `${slot} frames`, 2, alive, () => progress(now, steps))) return;
       }
       const own = numbers(), base = rowOf(0);
       note.textContent = `Complete: ${FRAMES} frames of ${many} steps each.`;

@@ -67,7 +67,7 @@ export function start(root, manifest, began) {
     const mine = turn, at = eta(), alive = () => mine === turn && at === eta();
     if (!await wish(many, 1) || !alive()) return;
     try {
-      for (const steps of [few, many]) if (!await fill(walk(steps), `${slot} frames`, 2, alive, () => numbers(steps))) return;
+      for (const steps of [few, many]) if (!await fill([walk(steps)], `${slot} frames`, 2, alive, () => numbers(steps))) return;
       numbers(many);
       const word = name => find(root, `${name}-cv`).textContent;
       said.textContent = `The walk is complete: ${FRAMES} frames of ${many} steps each. CV ${word('base')} for the base model, ${word('smooth')} for Smooth Diffusion.`;
@@ -79,7 +79,7 @@ export function start(root, manifest, began) {
     const found = {[few]: made(walk(few)), [many]: made(walk(many))};
     const steps = found[many].every(Boolean) ? many : few, frames = found[steps], whole = frames.every(Boolean);
     const rows = distances(frames, SCALES.length), count = found[filling].filter(Boolean).length;
-    curve(find(root, 'curve'), rows);
+    curve(find(root, 'curve'), rows, Object.values(ROWS));
     Object.keys(ROWS).forEach((name, row) => {
       const values = whole ? statistics(rows[row]) : {};
       for (const number of Object.keys(NUMBERS)) find(root, `${name}-${number}`).textContent = values[number]?.toFixed(number === 'cv' ? 3 : 2) ?? '–';

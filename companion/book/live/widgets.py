@@ -22,7 +22,7 @@ class LiveWidget:
 WIDGETS = {
     "walk": LiveWidget(
         "A walk that the model makes in your browser",
-        "The small model of this book can run on your own device. Choose a prompt, then move between two noises: it makes each picture.",
+        "Move between two noises: your device makes each picture.",
     ),
     "smoothness": LiveWidget(
         "One walk at every strength of the LoRA, made in your browser",
@@ -30,8 +30,7 @@ WIDGETS = {
     ),
     "nudge": LiveWidget(
         "Nudges around one noise, made in your browser",
-        "Point where the noise should go: your own device makes the neighbouring picture, by the base model and by Smooth Diffusion, "
-        "and measures how far each has moved.",
+        "Point where the noise goes: your device makes that picture, and measures the change.",
     ),
     "edit": LiveWidget(
         "A picture inverted and edited in your browser",
@@ -63,7 +62,7 @@ def launcher(name: str, manifest: Mapping[str, Any] | None, static: str) -> str:
     return (
         f'<div class="live-widget" data-live="{name}" data-parts="{" ".join(widget.parts)}" '
         f'role="group" aria-label="{escape(widget.label)}">'
-        f"<p>{escape(widget.invitation)} Nothing is sent anywhere.</p>"
+        f"<p>{escape(widget.invitation)} Nothing is sent.</p>"
         f'<p><button type="button" class="live-load" onclick="{begin}">Load the model, {size:.0f} MB</button></p>'
         '<noscript>It needs JavaScript.</noscript><p class="live-status" role="status"></p></div>'
     )

@@ -30,6 +30,7 @@ from .selection import Choice, choose
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+ON_BASE = ("disentangle",)
 AS_PUBLISHED = " as published"
 INVERSIONS = ("null_text", "ddim", "direct", "fixed_point")
 PARAMETERS = {
@@ -101,8 +102,11 @@ class EditingStudy(BaseStudy):
     def models_of(self, entry: Entry) -> list[str | None]:
         """The base model and the adapters that edit with this method: the first training of each, and all for the repeated ones.
 
-        Controls do without the costly methods: what these cost, the control is not worth where one training decides nothing.
+        Controls do without the costly methods: what these cost, the control is not worth where one training decides nothing. The dearest
+        edits with the base model alone, as the paper's baselines do.
         """
+        if entry.method in ON_BASE:
+            return [None]
         first = [group[0] for group in self.groups.values() if not (entry.plan.costly and self.kind_of(group[0]) == "plain")]
         return [None, *(one for one in self.adapters if one in first or self.is_repeated(entry))]
 

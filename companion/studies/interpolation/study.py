@@ -4,9 +4,10 @@ study = PairStudy(config.configuration(globals(), **PARAMETERS))
 measured = study.measure(pair_walks.walk_methods(study.adapters))
 """
 
+import string
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,14 +19,30 @@ from ...evidence import records as results
 from ...runs import runs
 from ..base import BaseStudy
 from ..rows import Row
-from ..setup import DEVICE, errors_in_one_sentence
-from ..trained import default_adapters
+from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
 from . import morphbench
 from . import walks as pair_walks
 from .pairs import ImagePair, pairs_from
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+
+class Prompt(config.Text):
+    """A prompt in which braces name fields of the records, and nothing else of them: no attribute, entry, conversion or width."""
+
+    def accepts(self, value: Any) -> bool:
+        try:
+            return super().accepts(value) and all(
+                name is None or (name.isidentifier() and not spec and not conversion)
+                for _, name, spec, conversion in string.Formatter().parse(value)
+            )
+        except ValueError:  # a brace that is not closed
+            return False
+
+    def allowed(self) -> str:
+        return "a text that is not empty, in which {cls} and the like name a field of the records"
+
 
 PARAMETERS = {
     "model": config.Text(),
@@ -34,7 +51,7 @@ PARAMETERS = {
     "splits": config.ListOf(config.Text(), minimum=1),
     "num_pairs": config.Integer(2, 1000),
     "skip": config.Integer(0, 1000),
-    "prompt": config.Text(optional=True),
+    "prompt": Prompt(optional=True),
     "num_inference_steps": config.Integer(2, 100),
     "guidance_scale": config.Number(1.1, 30, optional=True),
     "num_inner_steps": config.Integer(1, 100),
@@ -45,7 +62,7 @@ PARAMETERS = {
     "device": DEVICE,
 }
 ANID_PARAMETERS = {
-    "anid_steps": config.ListOf(config.Integer(1, 1000)),
+    "anid_steps": config.ListOf(config.Integer(2, 999)),
     "coarse_to_fine_frames": config.Integer(3, 129, optional=True),
 }
 COLUMNS = pair_walks.COLUMNS | morphbench.MORPH_COLUMNS
@@ -67,7 +84,7 @@ class PairStudy(BaseStudy):
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
-        self.adapters = default_adapters(cfg.model, cfg.adapters)
+        self.adapters = chosen_adapters(cfg.adapters)
         self.check_adapters(self.adapters, cfg.model)
         options = dict(seed=cfg.seed, skip=cfg.skip, prompt=cfg.prompt)
         with errors_in_one_sentence():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...base import paths
-from ...base.config import ConfigurationError, OneSentenceParser
+from ...base.config import ConfigurationError, OneSentenceParser, errors_as_exit_codes
 
 
 def parser() -> OneSentenceParser:
@@ -35,17 +35,14 @@ def parser() -> OneSentenceParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the report, print the table and where the report lies; 1 and one sentence where something does not fit."""
+    """Measure, write the report, print the table and where the report lies; exit code 2 and one sentence where something does not fit."""
     options = vars(parser().parse_args(arguments))
     from .study import MeasureStudy, configuration  # PyTorch is imported only where there is something to do
 
-    try:
+    with errors_as_exit_codes(parser().prog):
         folder = _folder(options.pop("out"))
         study = MeasureStudy(configuration(options))
         measured = study.measure_all(study.rows)
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 1
     from .report import write_report
 
     print(write_report(folder, study, {label: found for label, (found,) in measured.items()}))
@@ -56,7 +53,7 @@ def _folder(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"Parameter out is {str(out)!r}, but must be a folder that can be written: {error.strerror}.") from None
+        raise ConfigurationError(f"Parameter out is {str(out)!r}, but must be a folder that can be written: {error.strerror}.") from error
     return out
 
 

@@ -161,26 +161,21 @@ def table(measured: Mapping[tuple[str, str], Mapping[Way, Tensor]], paper: Paper
     return pd.DataFrame(printed | columns, index=pd.MultiIndex.from_tuples(index, names=["Metric", "Way"]))
 
 
-def closest(measured: Mapping[tuple[str, str], Mapping[Way, Tensor]], printed: Mapping[str, str]) -> pd.DataFrame:
-    """Preparation and precision -> for each metric the way that comes closest to the printed number, and by how much it misses it.
+def closest(measured: Mapping[tuple[str, str], Mapping[Way, Tensor]], paper: PaperTable) -> pd.DataFrame:
+    """Preparation, precision and metric -> the way that comes closest to the printed number, and by how much it misses it.
 
-    A miss is relative to the printed number, of PSNR in decibels. Chance counts too: `spread` is the standard error of the mean, in the
-    same unit, so that a miss below twice of it is none.
+    A miss is relative to the printed number, of PSNR in decibels, with the standard error of the mean: a miss below twice of it is none.
     """
     rows = {}
     for (name, precision), values in measured.items():
-        cells = {}
-        for metric, text in printed.items():
-            ways_of_it = [way for way in values if way.metric == metric]
-            if not ways_of_it:
-                continue
-            best = min(ways_of_it, key=lambda way: abs(way.summary(values[way]) - float(text)))
-            miss, spread = best.summary(values[best]) - float(text), _standard_error(best, values[best])
-            unit = 1.0 if metric == "psnr" else float(text) / 100
-            what = f"{miss / unit:+.2f} ± {spread / unit:.2f} {'dB' if metric == 'psnr' else '%'}"
-            cells[metric] = f"{best.name}: {what}"
-        rows[f"{name}, {precision}"] = cells
-    return pd.DataFrame.from_dict(rows, orient="index")
+        for metric, column in paper.metrics.items():
+            printed = float(paper.rows[ROW][metric])
+            best = min((way for way in values if way.metric == metric), key=lambda way: abs(way.summary(values[way]) - printed))
+            unit, word = (1.0, "dB") if metric == "psnr" else (printed / 100, "%")
+            miss, spread = ((best.summary(values[best]) - printed) / unit, _standard_error(best, values[best]) / unit)
+            rows[f"{name}, {precision}", column.label] = {"Closest way": best.name, "Missed by": f"{miss:+.2f} ± {spread:.2f} {word}"}
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    return found.set_axis(pd.MultiIndex.from_tuples(rows, names=["Pictures", "Metric"]))
 
 
 def _standard_error(way: Way, values: Tensor) -> float:

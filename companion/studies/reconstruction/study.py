@@ -18,8 +18,7 @@ from ...evidence import records as results
 from ...runs import runs
 from ..base import BaseStudy
 from ..rows import Row
-from ..setup import DEVICE, errors_in_one_sentence
-from ..trained import default_adapters, paper_rows
+from ..setup import DEVICE, chosen_adapters, errors_in_one_sentence
 from . import reconstruct as reconstruction
 
 if TYPE_CHECKING:
@@ -59,12 +58,11 @@ class ReconstructionStudy(BaseStudy):
 
     def __init__(self, cfg: SimpleNamespace) -> None:
         super().__init__(cfg)
-        adapters = default_adapters(cfg.model, getattr(cfg, "adapters", ()))
+        adapters = chosen_adapters(getattr(cfg, "adapters", ()))
         self.check_adapters(adapters, cfg.model)
         with errors_in_one_sentence():
             self.guidance_scale = self.guidance_of(cfg.model)
-            rows = reconstruction.table2_methods(self.guidance_scale, adapters, null_text=getattr(cfg, "null_text", True))
-            self.rows = paper_rows(rows, cfg.model)
+            self.rows = reconstruction.table2_methods(self.guidance_scale, adapters, null_text=getattr(cfg, "null_text", True))
             self.items = self._items(cfg.num_images, getattr(cfg, "skip", 0))
             datasets.check_ids(self.items)
 

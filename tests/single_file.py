@@ -31,7 +31,8 @@ def unet_key(key, layers, attended_up):
     """`layers` per down block; `attended_up`: which up blocks have attention, before which the upsampler then stands."""
     side, *rest = key.split(".", 2)
     if side == "mid_block":
-        return renamed(renamed(".".join(rest), MIDDLE), RESNET)
+        name = renamed(".".join(rest), MIDDLE)
+        return renamed(name, RESNET) if rest[0] == "resnets" else name
     if side not in ("down_blocks", "up_blocks"):
         return renamed(key, ENDS)
     block, (kind, index, end) = int(rest[0]), rest[1].split(".", 2)

@@ -124,7 +124,7 @@ def test_what_is_inverted_is_sampled_again(name):
         pivots = ddim_invert(seen, z0, embeds, num_inference_steps=steps)
         back = sample(seen, pivots[-1], embeds, guidance_scale=1.0, num_inference_steps=steps, inverted=True)
         missed.append((back - z0).square().mean().sqrt())
-    assert missed[1] < 0.5 * missed[0] and (pivots[-1] - z0).abs().max() > 0.05
+    assert missed[1] < 0.8 * missed[0] and (pivots[-1] - z0).abs().max() > 0.05
 
 
 # Conditions and training ----------------------------------------------------------------------------------------------------------

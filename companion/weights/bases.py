@@ -40,6 +40,8 @@ def load_base(
         if base_kind(place) == PLAIN:
             return load_pipeline(str(folder), dtype=dtype, device=device)
         return base_view(_loaded(str(folder), place, dtype).to(device), size=size)
+    except NotImplementedError:  # torch's, of a weight that no file has filled
+        raise ValueError(f"{place} cannot be loaded whole: weights are missing in one of its files") from None
     except OSError as error:
         remedy = "weights must be safetensors, which `python -m companion.weights.convert` makes of other files"
         raise FileNotFoundError(f"{place} cannot be loaded whole ({first_line(error)}): {remedy}") from None
@@ -50,7 +52,9 @@ def _loaded(name: str, place: Path, dtype: torch.dtype) -> Any:
 
     with no_library_bars():
         trusted_folder(name, None)
-        pipe = DiffusionPipeline.from_pretrained(str(place), dtype=dtype, use_safetensors=True, local_files_only=True)
+        index = json.loads((place / "model_index.json").read_text(encoding="utf-8"))
+        absent = dict.fromkeys(part for part, value in index.items() if value == [None, None])  # Stable Diffusion 3 without T5, for one
+        pipe = DiffusionPipeline.from_pretrained(str(place), dtype=dtype, use_safetensors=True, local_files_only=True, **absent)
     pipe.set_progress_bar_config(disable=None)
     return pipe
 

@@ -104,7 +104,8 @@ def _from_file(source: Path, settings: Path, folder: Path) -> None:
             raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
     except Exception as error:  # of the conversion: a missing key, a shape, a file
         what = f"cannot be read as the pipeline whose settings are in {settings}"
-        raise ValueError(f"{source} {what} ({type(error).__name__}: {first_line(error)})") from None
+        reason = "weights are missing" if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{source} {what} ({reason})") from None
     weights.unlink()
     shutil.rmtree(bare)
     pipe.save_pretrained(folder, safe_serialization=True)

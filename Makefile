@@ -26,6 +26,7 @@
 #   PYTHON=python3.12    the interpreter that the environment is made with
 #   VENV=folder          where the environment is (.venv)
 #   PRESET=sd15          run a notebook with the parameters in configs/PRESET/; its run lies in out/PRESET, its record in data/results/PRESET
+#   EXECUTOR=local:2     who computes a notebook's items: N processes here, slurm:N, tcp://host:port, a Dask scheduler's .json; see book/run_it.md
 #   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
 #   NAME=train_base      the notebook that `make record` keeps (table2_recon)
@@ -45,6 +46,7 @@ VENV ?= .venv
 PRESET ?=
 NAME ?= table2_recon
 REUSE ?=
+EXECUTOR ?=
 ARGS ?=
 ONLY ?=
 PLAN ?=
@@ -73,6 +75,7 @@ endif
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SMOOTHLIB_REUSE ?= $(REUSE)
+export SMOOTHLIB_EXECUTOR ?= $(EXECUTOR)
 
 .PHONY: help env app reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean sd15-rehearsal \
   $(NOTEBOOKS)

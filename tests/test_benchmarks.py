@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import caption_stream, gradient_error, gradient_notes, regularizer
+from benchmarks import caption_stream, division, gradient_error, gradient_notes, regularizer
 from companion.base.paths import ROOT
 
 
@@ -97,3 +97,15 @@ def test_the_recorded_errors_are_of_the_ways_that_are_measured_and_within_what_i
         assert step.startswith(str(way.get("difference", "")))
         if not half and way.get("difference") == "auto":
             assert float(error.removesuffix(" %")) < {"central": 0.1, "one_sided": 1}[way["gradient"]]
+
+
+def test_the_papers_size_is_divided_by_the_workers():
+    _, _, walks, *_ = division.paper_size(10.0, [1, 8], 0.9)
+    assert walks.split(" | ")[1:] == ["1,100,000", "34 h", "4.24 h |"]  # 1,100,000 / 10 / 3600 / .9 = 33.95
+
+
+def test_an_item_that_costs_nothing_is_timed_in_this_process_without_dask():
+    *_, line = division.costs([division.HERE], [3, 6], repeats=1)
+    assert line.startswith("| this process | ") and all(
+        float(cell.removesuffix(" ms |").removesuffix(" ms")) > 0 for cell in line.split(" | ")[1:]
+    )

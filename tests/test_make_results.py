@@ -179,7 +179,7 @@ def test_imports_are_found_beside_lines_that_only_ipython_reads():
         "def f():\n    from companion.weights import pipelines",
     ]
     assert tool.imported_modules(cells) == [
-        "companion.runs.runs",
+        "companion.runs",
         "companion.weights.pipelines",
         "companion.world.mini",
         "smoothlib.metrics",

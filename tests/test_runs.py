@@ -1,4 +1,4 @@
-"""Each item once: resume after a kill, damaged files, changed settings, failures, executors, two processes."""
+"""Each item once: resume after a kill, damaged files, changed settings, failures, executors."""
 
 import os
 import signal
@@ -272,14 +272,6 @@ def test_a_killed_run_continues_without_redoing_anything(tmp_path):
     after = (tmp_path / "calls.txt").read_text().split()[len(before) :]
     assert [*before[:done], *after] == [str(i) for i in range(60)]
     assert output.strip() == str([float(i**2) for i in range(60)])
-
-
-def test_two_processes_on_one_run_share_it_and_agree(tmp_path):
-    first, second = worker(tmp_path, 0.02, 12), worker(tmp_path, 0.02, 12)
-    outputs = {process.communicate(timeout=300)[0].strip() for process in (first, second)}
-    assert outputs == {str([float(i**2) for i in range(12)])}
-    assert len(stored(tmp_path)) == 12
-    assert not list(tmp_path.glob("kill/*/*/.*.tmp"))
 
 
 def test_atomic_write_leaves_the_old_content_when_interrupted(tmp_path, monkeypatch):

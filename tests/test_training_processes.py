@@ -8,8 +8,11 @@ import textwrap
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from companion.base import paths
+from companion.base.config import ConfigurationError
+from companion.training.loop import check_whole
 
 SCRIPT = textwrap.dedent(
     """
@@ -43,6 +46,7 @@ SCRIPT = textwrap.dedent(
 
 
 def run(folder, processes, batch_size, steps, latents):
+    """The ranks' results; their environment is what `accelerate launch` gives."""
     folder.mkdir()
     (folder / "latents").symlink_to(latents)
     with socket.socket() as probe:
@@ -58,6 +62,20 @@ def run(folder, processes, batch_size, steps, latents):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-2000:]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+def launch(folder, batch_size, steps, latents):
+    """The two ranks' results by the book's command; --multi_gpu starts processes whether there are GPUs or not."""
+    folder.mkdir()
+    (folder / "latents").symlink_to(latents)
+    (folder / "script.py").write_text(SCRIPT)
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    arguments = [str(folder), str(paths.ROOT), str(paths.ROOT / "tests"), str(batch_size), str(steps)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(folder / "script.py"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="PyTorch was built without gloo")
@@ -76,6 +94,13 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
     assert sure.float().mean() > 0.5
     torch.testing.assert_close(first["parameters"][sure], alone["parameters"][sure], rtol=0, atol=1e-5)
 
-    first, second = run(tmp_path / "three steps", 2, 2, 3, latents)
+    first, second = launch(tmp_path / "three steps", 2, 3, latents)
     assert torch.equal(first["parameters"], second["parameters"])
     assert first["step"] == second["step"] and first["step"][0] >= 0, "both take the step that they measured together"
+
+
+def test_a_model_that_is_divided_between_processes_is_refused():
+    for kind in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        check_whole(kind)
+    with pytest.raises(ConfigurationError, match=r"^distributed_type is FSDP, but must be MULTI_GPU \(DDP\), MULTI_CPU or NO: "):
+        check_whole(DistributedType.FSDP)

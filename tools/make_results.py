@@ -26,7 +26,7 @@ from companion.base.config import OneSentenceParser, config_hash
 from companion.base.files import atomic_write
 from companion.base.machine import machine
 from companion.base.reading import read_json, read_yaml
-from companion.base.staleness import PACKAGES, modules_behind, package_modules
+from companion.base.staleness import PACKAGES, has_no_influence, modules_behind, package_modules
 from companion.weights.cards import CARD
 from companion.weights.pipelines import load_pipeline
 
@@ -115,7 +115,10 @@ def what_changed(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
         if value == before:
             continue
         if isinstance(value, dict) and isinstance(before, dict):
-            names = sorted(name for name in value.keys() | before.keys() if value.get(name) != before.get(name))
+            differing = (name for name in value.keys() | before.keys() if value.get(name) != before.get(name))
+            names = sorted(name for name in differing if not has_no_influence(name))
+            if not names:
+                continue
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             changed.append(f"{key} ({shown})")
         else:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UNKNOWN", "modules_behind", "package_modules", "source_hash", "stale", "staleness_note", "united"]
+__all__ = ["UNKNOWN", "has_no_influence", "modules_behind", "package_modules", "source_hash", "stale", "staleness_note", "united"]
 
 Modules = Mapping[str, str]  # dotted name -> hash of its source
 
@@ -50,6 +50,7 @@ WITHOUT_INFLUENCE = frozenset(
         "companion.evidence.tables",
         "companion.evidence.trade",
         "companion.evidence.weighing",
+        "companion.runs",  # who computes an item, when, and where it lies; test_runs.py, test_division.py and test_dask.py compare bits
         "companion.studies.rows",
         "companion.weights.cards",
     ]
@@ -73,7 +74,8 @@ def _all_sources() -> dict[str, str]:
     return {".".join(part for part in parts if part != "__init__"): file.read_text(encoding="utf-8") for parts, file in files.items()}
 
 
-def _without_influence(name: str) -> bool:
+def has_no_influence(name: str) -> bool:
+    """Is a module, or the package that it lies in, one of `WITHOUT_INFLUENCE`?"""
     return any(name == one or name.startswith(f"{one}.") for one in WITHOUT_INFLUENCE)
 
 
@@ -115,7 +117,7 @@ def united(codes: Iterable[Modules]) -> dict[str, str | list[str]]:
 
 
 def _counts(name: str) -> bool:
-    return name in _AT_IMPORT and not _without_influence(name)
+    return name in _AT_IMPORT and not has_no_influence(name)
 
 
 def _is_package(name: str) -> bool:
@@ -164,13 +166,16 @@ def _statements_that_run(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def stale(record: Mapping[str, Any]) -> list[str]:
-    """The modules that are not those behind the record: changed, gone, or several; ["unknown"] for a record that holds no hashes."""
+    """The modules that are not those behind the record: changed, gone, or several; ["unknown"] for a record that holds no hashes.
+
+    A module that is known to be without influence by now is passed over, though the record may list it.
+    """
     recorded = record["provenance"].get("modules")
     if recorded is None:
         return [UNKNOWN]
-    return [
-        name for name, made_with in recorded.items() if not _file(name).is_file() or _hash_now(name) != made_with
-    ]  # one of a list differs
+    counted = {name: made_with for name, made_with in recorded.items() if not has_no_influence(name)}
+    # of a list, which stands for several, no entry is the hash
+    return [name for name, made_with in counted.items() if not _file(name).is_file() or _hash_now(name) != made_with]
 
 
 def _hash_now(name: str) -> str:

@@ -20,7 +20,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ from ..base.files import atomic_write
 from ..base.machine import machine
 from ..base.progress import progress_bar
 from ..base.staleness import OUTSIDE, PACKAGES, modules_behind, package_modules
+from .claims import Claims
+from .division import Batch, Division, origin_of
+from .executors import check_executor, chosen_executor
 from .stored import Origin, Result, item_key, numeric_array, read_stored, store_result
 
 REUSE = "SMOOTHLIB_REUSE"
 CODE = "code.json"  # beside the results of one code: its modules and their hashes
 
 Procedure = Callable[[list[Any]], Sequence[Mapping[str, Any]]]
-Batch = dict[str, Any]  # item key -> item
-Store = Callable[[Batch, list], None]
 
 
 def run_items(
@@ -73,6 +74,8 @@ def run_items(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+    if executor is None:
+        check_executor()
     keys = [item_key(item) for item in items]
     run = _Run(run_folder(name, config, root=root), procedure, device, allow_nonfinite)
     results = run.stored(dict.fromkeys(keys))
@@ -81,20 +84,23 @@ def run_items(
     spans = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
     batches = [{keys[i]: items[i] for i in span if first[keys[i]] == i} for span in spans]
     batches = [batch for batch in batches if not batch.keys() <= results.keys()]
-    if batches:
-        run.begin(config)
     with progress_bar(title or name, total=len(set(keys)), initial=len(results), enabled=progress) as advance_to:
 
-        def store(batch: Batch, outputs: list) -> None:
+        def missing(batch: Batch) -> list[str]:
+            results.update(run.stored(key for key in batch if key not in results))
+            advance_to(len(results))
+            return [key for key in batch if key not in results]
+
+        def store(batch: Batch, outputs: Sequence[Mapping[str, Any]]) -> None:
             try:
                 run.store(batch, outputs, results)
             finally:
                 advance_to(len(results))
 
-        if executor is None:
-            _run_here(batches, procedure, store, run, results)
-        else:
-            _run_elsewhere(batches, procedure, store, executor)
+        if batches:
+            run.begin(config)
+            with Claims(run.folder) as claims:
+                Division(procedure, missing=missing, store=store, claims=claims, executor=executor or chosen_executor()).run(batches)
     return [results[key] for key in keys]
 
 
@@ -122,9 +128,9 @@ class _Run:
         atomic_write(self.whole / "config.json", json.dumps(plain(config), indent=1, sort_keys=True).encode())
         atomic_write(self.folder / CODE, json.dumps(self.origin.modules, indent=1).encode())
 
-    def store(self, batch: Batch, outputs: list, results: dict[str, Result]) -> None:
+    def store(self, batch: Batch, outputs: Sequence[Mapping[str, Any]], results: dict[str, Result]) -> None:
         """Check the batch's outputs; store those that `results` lacks, and add them to it."""
-        problem = None
+        problem, origin = None, origin_of(outputs, self.origin)
         for (key, item), output in zip(batch.items(), outputs, strict=True):
             try:
                 result = _checked(output, str(getattr(item, "id", key)), self.allow_nonfinite)
@@ -132,7 +138,7 @@ class _Run:
                 problem = problem or error
                 continue
             if key not in results:
-                result.origin = self.origin
+                result.origin = origin
                 store_result(self.folder / f"{key}.npz", result)
                 results[key] = result
         if problem is not None:
@@ -168,7 +174,7 @@ def code_of(procedure: Procedure) -> dict[str, str]:
     owner = procedure if inspect.isroutine(procedure) else type(procedure)
     module = owner.__module__ or ""
     if module.partition(".")[0] in PACKAGES:
-        return modules_behind(module, "companion.runs.runs", *named)
+        return modules_behind(module, *named)
     try:
         source = inspect.getsource(owner)
     except (OSError, TypeError):
@@ -190,44 +196,6 @@ def run_folder(name: str, config: Mapping[str, Any], *, root: str | Path | None 
     if not re.fullmatch(r"\w[\w .,+=()-]*(/\w[\w .,+=()-]*)*", name):
         raise ValueError(f"name is {name!r}, but must be a folder name of letters, digits, spaces and . , + = ( ) - _.")
     return Path(root or paths.RUNS) / name / config_hash(config)
-
-
-def _run_here(batches: list[Batch], procedure: Procedure, store: Store, run: _Run, results: dict[str, Result]) -> None:
-    for batch in batches:
-        # Another process may be at the same run: what it has stored since is read, not done again.
-        results |= run.stored(key for key in batch if key not in results)
-        if not batch.keys() <= results.keys():
-            store(batch, _outputs(procedure, list(batch.values())))
-
-
-def _run_elsewhere(batches: list[Batch], procedure: Procedure, store: Store, executor: Executor) -> None:
-    futures: dict[Future, Batch] = {executor.submit(_outputs, procedure, list(batch.values())): batch for batch in batches}
-    failure = None
-    try:
-        for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            try:
-                store(futures[future], future.result())
-            except Exception as error:
-                failure = failure or error
-                _cancel(futures)  # those under way finish, and are stored
-    finally:
-        _cancel(futures)
-    if failure is not None:
-        raise failure
-
-
-def _cancel(futures: Mapping[Future, Batch]) -> None:
-    for future in futures:
-        future.cancel()
-
-
-def _outputs(procedure: Procedure, items: list[Any]) -> list[Mapping[str, Any]]:
-    outputs = list(procedure(items))
-    if len(outputs) != len(items):
-        raise ValueError(f"The procedure returned {len(outputs)} results for {len(items)} items, but must return one for each.")
-    return outputs
 
 
 def _checked(output: Mapping[str, Any], item: str, allow_nonfinite: bool) -> Result:

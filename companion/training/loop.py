@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from ..base import paths
-from ..base.config import OneSentenceParser, errors_as_exit_codes
+from ..base.config import ConfigurationError, OneSentenceParser, errors_as_exit_codes
 from ..base.files import naming
 from ..base.machine import machine
 from ..weights.cards import training_facts, write_card
@@ -38,6 +38,7 @@ class Trainer:
         self.config, self.objective = config, objective
         buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # running means are each process's, or reduced where they are made
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers])
+        check_whole(self.accelerator.distributed_type)
         self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -183,6 +184,19 @@ class Trainer:
                 (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
                 # measurements belong to the weights that they were taken on: new weights start without any
                 write_card(folder, training=training_facts(folder), metrics=None)
+
+
+def check_whole(kind: DistributedType) -> None:
+    """Every process must hold the whole model: the regularizer's differences and the checkpoint are of whole parameters.
+
+    Raises:
+        ConfigurationError: accelerate divides the model (FSDP, DeepSpeed, Megatron-LM).
+    """
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ConfigurationError(
+            f"distributed_type is {kind.value}, but must be MULTI_GPU (DDP), MULTI_CPU or NO: a model is not divided between processes. "
+            "What dividing would save, gradients and moments, a LoRA has little of."
+        )
 
 
 def train(config: TrainingConfig) -> None:

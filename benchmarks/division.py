@@ -1,0 +1,168 @@
+"""Time of a table divided between workers, cost of an item, and the paper's size: `python -m benchmarks.division [--workers 1 2]`.
+
+The table is DDIM inversion and reconstruction. Its clock runs from the first batch to the last result on disk: workers have started and
+have their weights, which is timed apart. `trivial` items cost nothing themselves: what is left is what this library does with an item: its
+claim, its batch's way to the worker and back, and its file.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+import torch
+
+from companion.base.machine import machine
+from companion.data import load as datasets
+from companion.runs import runs
+from companion.runs.division import Here
+from companion.runs.executors import SETTING, start
+from companion.studies.reconstruction.reconstruct import Method, Reconstruction
+from companion.weights import pipelines as models
+
+# The paper's tables in UNet evaluations of one sample: items x (rows x evaluations of an item); 50 steps, guidance 7.5 takes two a step.
+# Null-text inversion: ten optimiser steps, each a forward pass and a backward pass of twice its cost, and two evaluations, a sampling step.
+PAPER = {
+    "Table 1: walks of 11 frames, 2 models": 500 * 2 * 11 * 50 * 2,
+    "Table 2: DDIM, 2 models": 500 * 2 * (50 + 50 * 2),
+    "Table 2: NTI, 2 models": 500 * 2 * (50 + 50 * (10 * 3 + 2)),
+}
+HERE = 0  # no worker: this process
+
+
+def trivial(items: list[int]) -> list[dict[str, float]]:
+    """Items that cost nothing."""
+    return [{"value": float(item)} for item in items]
+
+
+class Waits:
+    """Items that take `seconds` and no processor: what a worker does while its GPU computes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, items: list[int]) -> list[dict[str, float]]:
+        """A batch of them."""
+        time.sleep(self.seconds * len(items))
+        return trivial(items)
+
+
+def seconds_for(procedure, items: Sequence, batch_size: int, executor: Executor) -> float:
+    """Seconds until every item is stored."""
+    with tempfile.TemporaryDirectory() as root:
+        started = time.perf_counter()
+        runs.run_items(items, procedure, name="division", config={}, batch_size=batch_size, root=root, executor=executor, progress=False)
+        return time.perf_counter() - started
+
+
+@contextmanager
+def workers(count: int) -> Iterator[tuple[Executor, float]]:
+    """An executor of `count` worker processes, or this process for `HERE`; and the seconds that they took to start."""
+    if count == HERE:
+        yield Here(), 0.0
+        return
+    started = time.perf_counter()
+    executor, stop = start(f"local:{count}", threads=1)
+    try:
+        yield executor, time.perf_counter() - started
+    finally:
+        stop()
+
+
+def table(model: str, counts: Sequence[int], images: int, batch_size: int, steps: int) -> tuple[list[str], float]:
+    """The table's lines, and the UNet evaluations a second of one worker."""
+    warm_up = 2 * max(1, *counts) * batch_size  # other images: an image is inverted once
+    items, method = datasets.load_items(limit=images + warm_up), Method("ddim", 7.5)
+    lines, first = (
+        ["| Workers | Start, weights included | Seconds | An image | Times as fast | Of the workers |", "|---|---|---|---|---|---|"],
+        None,
+    )
+    for count in counts:
+        with workers(count) as (executor, start_seconds):
+            procedure = Reconstruction(models.load_pipeline(model), method, num_inference_steps=steps)
+            start_seconds += seconds_for(procedure, items[images:], batch_size, executor)
+            seconds = seconds_for(procedure, items[:images], batch_size, executor)
+        first = first or seconds
+        ratio = first / seconds
+        shown = f"{ratio:.2f} | {ratio / max(1, count) * max(1, counts[0]):.0%}".replace("%", " %")
+        name = "this process" if count == HERE else count
+        lines.append(f"| {name} | {start_seconds:.1f} s | {seconds:.1f} | {1000 * seconds / images:.0f} ms | {shown} |")
+    return lines, images * 3 * steps / first
+
+
+def waits(counts: Sequence[int], size: int, seconds: float) -> list[str]:
+    """The lines of `size` items that wait: how much of each worker's time the division leaves unused."""
+    lines = ["| Workers | Seconds | At best | Times as fast as one |", "|---|---|---|---|"]
+    first = None
+    for count in counts:
+        with workers(count) as (executor, _):
+            seconds_for(trivial, range(16), 1, executor)
+            found = seconds_for(Waits(seconds), range(size), 1, executor)
+        first = first or found * max(1, count)
+        lines.append(f"| {count} | {found:.2f} | {size * seconds / max(1, count):.2f} | {first / found:.2f} |")
+    return lines
+
+
+def costs(counts: Sequence[int], sizes: Sequence[int], repeats: int) -> list[str]:
+    """Milliseconds of a trivial item, by number of items; the least of `repeats` runs."""
+    lines = [f"| Workers | {' | '.join(f'{size:,} items' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+    for count in [HERE, *(count for count in counts if count != HERE)]:
+        with workers(count) as (executor, _):
+            seconds_for(trivial, range(16), 1, executor)
+            found = [min(seconds_for(trivial, range(size), 1, executor) for _ in range(repeats)) / size for size in sizes]
+        lines.append(f"| {'this process' if count == HERE else count} | {' | '.join(f'{1000 * one:.2f} ms' for one in found)} |")
+    return lines
+
+
+def paper_size(evaluations_per_second: float, counts: Sequence[int], share: float) -> list[str]:
+    """Hours of the paper's tables for numbers of workers, of whose time `share` counts."""
+    lines = [f"| | Evaluations | {' | '.join(f'{count} workers' for count in counts)} |", "|---" * (len(counts) + 2) + "|"]
+    for name, evaluations in PAPER.items():
+        hours = [evaluations / evaluations_per_second / 3600 / (count * share) for count in counts]
+        lines.append(f"| {name} | {evaluations:,} | {' | '.join(f'{one:.3g} h' for one in hours)} |")
+    return lines
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="0: this process")
+    parser.add_argument("--images", type=int, default=48, help="of the table; 0: no table")
+    parser.add_argument("--waiting", type=int, default=40, help="items that wait; 0: none")
+    parser.add_argument("--seconds", type=float, default=0.2, help="that each of them waits")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--trivial", type=int, nargs="*", default=[100, 300, 1000], metavar="ITEMS")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--paper-workers", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--evaluations-per-second", type=float, help="of one worker, for the paper's size (what is measured here)")
+    parser.add_argument("--share", type=float, default=0.9, help="of a worker's time that counts, for the paper's size")
+    options = parser.parse_args()
+    os.environ.pop(SETTING, None)
+    torch.set_num_threads(1)
+    host, rate = machine(), options.evaluations_per_second
+    print(f"{host['name']}, {host['cores']} cores; one thread a worker; load {os.getloadavg()[0]:.1f} before", end="\n\n")
+    if options.images:
+        print(f"{options.images} images in batches of {options.batch_size}, {options.steps} steps, guidance 7.5:", end="\n\n")
+        lines, measured = table(options.model, options.workers, options.images, options.batch_size, options.steps)
+        print("\n".join(lines), end="\n\n", flush=True)
+        rate = rate or measured
+    if options.waiting:
+        print(f"{options.waiting} items that wait {1000 * options.seconds:.0f} ms, as for a GPU:", end="\n\n")
+        print("\n".join(waits(options.workers, options.waiting, options.seconds)), end="\n\n", flush=True)
+    if options.trivial:
+        print("Items that take no time, an item:", end="\n\n")
+        print("\n".join(costs(options.workers, options.trivial, options.repeats)), end="\n\n", flush=True)
+    if rate:
+        print(
+            f"The paper's size at {rate:.3g} UNet evaluations a second and worker, of which {options.share:.0%} count:".replace("%", " %")
+        )
+        print("", *paper_size(rate, options.paper_workers, options.share), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ from companion.base.paths import ROOT
 def test_the_costs_of_nothing_are_refused(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as raised:
         regularizer.parse(arguments)
-    assert raised.value.code == 2 and capsys.readouterr().err.splitlines()[-1].endswith(f"error: {sentence}")
+    assert raised.value.code == 2 and capsys.readouterr().err.endswith(f": {sentence}; --help shows how.\n")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_nothing_is_silent_unclear_or_lost(capsys):
 
 def test_what_is_found_is_counted_told_and_an_exit_code(monkeypatch, capsys):
     silent = damage.Kind("blind reader", kinds._sealed, lambda file: file.read_bytes())
-    deaf = damage.Kind("deaf reader", damage._sealed, lambda file: {}[file])
+    deaf = damage.Kind("deaf reader", kinds._sealed, lambda file: {}[file])
     monkeypatch.setattr(damage, "KINDS", (silent,))
     assert torture.main(["--kills", "0", "--damages", "3", "--inputs", "0"]) == 1
     shown = capsys.readouterr().out

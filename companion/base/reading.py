@@ -58,10 +58,10 @@ def read_json(file: Path, kind: type = dict, *, remedy: str = "restore it", larg
     return of_kind(parse_json(read_text(file, remedy=remedy, largest=largest), str(file), remedy), kind, str(file), remedy)
 
 
-def parse_json(text: str, where: str, remedy: str = "restore it") -> Any:
-    """`text` as JSON; `where` names it in the error. Raises UnreadableFile."""
+def parse_json(text: str, where: str, remedy: str = "restore it", *, finite: bool = True) -> Any:
+    """`text` as JSON; `where` names it in the error. Raises UnreadableFile. `finite=False`: who asks looks for NaN and says where it is."""
     try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
+        return json.loads(text, parse_constant=_no_number if finite else None, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise UnreadableFile(
             f"{where} is not JSON ({error.msg} in line {error.lineno}, column {error.colno}){remedy and f': {remedy}'}"

@@ -7,11 +7,13 @@ from typing import Any
 from ..base import paths
 from ..base.config import ConfigurationError, plain
 from ..base.files import atomic_write
-from ..base.reading import UnreadableFile, read_json
+from ..base.reading import UnreadableFile, parse_json, read_text
 from .record_checks import SEAL, RecordError, check_record, seal
 from .tables import Record
 
 NAMES = {"sd15": "Stable Diffusion 1.5"}  # folder of data/results -> whose records lie there
+
+REMEDY = "restore it, or run its notebook again"
 
 
 def save_record(record: Record, file: str | Path) -> Path:
@@ -29,7 +31,7 @@ def load_record(file: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no record {file}.")
     try:
-        record = read_json(file, object, remedy="restore it, or run its notebook again")
+        record = parse_json(read_text(file, remedy=REMEDY), str(file), REMEDY, finite=False)
         check_record(record, file.stem)
     except UnreadableFile as error:
         raise RecordError(str(error)) from error

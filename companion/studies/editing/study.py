@@ -102,8 +102,7 @@ class EditingStudy(BaseStudy):
     def models_of(self, entry: Entry) -> list[str | None]:
         """The base model and the adapters that edit with this method: the first training of each, and all for the repeated ones.
 
-        Controls do without the costly methods: what these cost, the control is not worth where one training decides nothing. The dearest
-        edits with the base model alone, as the paper's baselines do.
+        Controls do without the costly methods, and the dearest edits with the base model alone, as the paper's baselines do.
         """
         if entry.method in ON_BASE:
             return [None]

@@ -165,4 +165,4 @@ def test_a_base_is_loaded_from_a_folder_alone(copy):
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "nowhere"), str(tmp_path / "made")])
-    assert ended.value.code == 1 and "source is" in capsys.readouterr().err
+    assert ended.value.code == 2 and "source is" in capsys.readouterr().err

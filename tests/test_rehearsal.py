@@ -22,7 +22,7 @@ sys.path.insert(0, str(paths.ROOT / "tools"))
 from rehearsing import folders, pages, pipeline
 from rehearsing.tokenizer import write_tokenizer
 
-TRUE_ANSWERS = {"beyond_edit_benchmark", "beyond_inverters"}  # pages that need the true edit of every picture
+TRUE_ANSWERS = {"beyond_edit_benchmark", "beyond_inverters", "beyond_morphbench"}  # pages that need the scenes
 
 
 @pytest.fixture(scope="module")

@@ -109,8 +109,8 @@ PROCEDURES = [
 
 def test_the_code_of_a_procedure_is_what_its_module_imports():
     found = code_of(LatentWalk.__new__(LatentWalk))
-    assert found == modules_behind("companion.studies.smoothness.walks", "companion.runs.runs")
-    assert {"smoothlib.interpolation.walk", "smoothlib.metrics.istd", "companion.runs.runs"} <= found.keys()
+    assert found == modules_behind("companion.studies.smoothness.walks")
+    assert {"smoothlib.interpolation.walk", "smoothlib.metrics.istd"} <= found.keys()
     assert not {TRAINING, REGULARIZER} & found.keys()
     for name in PROCEDURES:  # weights and images are in the key by their content
         behind = modules_behind(name)
@@ -123,9 +123,9 @@ def test_the_code_of_a_procedure_is_what_its_module_imports():
 def test_an_edit_reaches_the_procedures_that_import_it_and_no_others(edit):
     names = ("reconstruction.reconstruct", "smoothness.walks", "smoothness.generation")
     names = [f"companion.studies.{name}" for name in names]
-    before = {name: modules_behind(name, "companion.runs.runs") for name in names}
+    before = {name: modules_behind(name) for name in names}
     edit(**{INVERSION: staleness._all_sources()[INVERSION].replace("z", "y")})
-    assert [modules_behind(name, "companion.runs.runs") == before[name] for name in names] == [False, True, True]
+    assert [modules_behind(name) == before[name] for name in names] == [False, True, True]
 
 
 def test_a_copied_file_is_not_taken_for_another_item_run_or_code(tmp_path, edit):

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .encoding import data_uris, film_strip
-from .interactive import NOTE_LENGTH, Widget
+from .fitting import NOTE_LENGTH
+from .interactive import Widget
 from .page import COLOURS, MAX_KB, PageFigure, to_pixels
 from .theme import THEME
 

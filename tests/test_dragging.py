@@ -166,3 +166,9 @@ def test_the_figure_takes_the_chosen_settings_and_the_next_drags_of_the_seed():
     with pytest.raises(ConfigurationError, match="skip_drags is 99, but must be less than the number of drags, 65"):
         figure.figure_study(SimpleNamespace(**cfg | {"skip_drags": 99}))
     assert figure.figure_study(SimpleNamespace(**cfg | {"drags": None})) is None
+    assert figure.figure_study(SimpleNamespace(**cfg | {"adapter": None})).adapters == ("smooth",)
+    with pytest.MonkeyPatch.context() as patch:  # on a model without an adapter of its own the embedded model's is not taken
+        asked = []
+        patch.setattr(figure, "DragFigureStudy", lambda made: asked.append(made.adapters))
+        figure.figure_study(SimpleNamespace(**cfg | {"adapter": None, "model": "stable-diffusion-v1-5/stable-diffusion-v1-5"}))
+    assert asked == [()]

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ...base import config
 from ...data import load as datasets
 from ...evidence.records import recorded
+from ..trained import default_adapters
 from .figures import drag_figure
 from .selection import Choice
 from .study import DragStudy
@@ -78,7 +79,7 @@ def figure_study(cfg: SimpleNamespace) -> DragFigureStudy | None:
     return DragFigureStudy(
         SimpleNamespace(
             model=cfg.model,
-            adapters=None if cfg.adapter is None else [cfg.adapter],
+            adapters=default_adapters(cfg.model, None if cfg.adapter is None else [cfg.adapter]),
             dataset=cfg.drags,
             num_drags=None,
             num_choosing=None,

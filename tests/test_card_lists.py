@@ -89,7 +89,9 @@ def test_a_kill_while_a_card_is_replaced_leaves_one_that_is_listed(models, momen
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"mini": "a"}', '{"mini": []}', '{"mini": [1]}', '{"mini": ["a"], "mini": ["b"]}'])
 def test_a_list_that_is_damaged_is_named(models, content):
     (models / LIST).write_text(content)
-    with pytest.raises(UnreadableFile, match=r"cards\.json .*: restore it, or write it anew with `python tools/list_cards\.py`$") as raised:
+    with pytest.raises(
+        UnreadableFile, match=r"cards\.json .*: restore it, or write it again with `python tools/list_cards\.py`$"
+    ) as raised:
         read_card(models / "mini")
     assert_one_sentence(raised)
 

@@ -55,7 +55,7 @@ class Division:
 
     Args:
         procedure: items -> one result each.
-        missing: a batch -> keys of its items without a result; it looks anew at what other processes have stored.
+        missing: a batch -> keys of its items without a result; it looks again at what other processes have stored.
         store: checks and stores the results of a batch.
         claims: those of the run's folder.
         executor: who computes. Its attribute `window`, where it has one, is how many batches it wants at a time; others get all at once.

@@ -16,7 +16,7 @@ from ..base.files import atomic_write, only_process
 from ..base.reading import UnreadableFile, read_json
 
 LIST = "cards.json"
-REMEDY = "restore it, or write it anew with `python tools/list_cards.py`"
+REMEDY = "restore it, or write it again with `python tools/list_cards.py`"
 
 
 def read_list(file: Path) -> dict[str, list[str]]:
@@ -58,7 +58,7 @@ def relisting(folder: Path, content: bytes) -> Iterator[None]:
 
 
 def write_list(folder: Path, cards: dict[str, str]) -> None:
-    """Write the list of `folder` anew: name of a folder in it -> hash of its card."""
+    """Write the list of `folder` again: name of a folder in it -> hash of its card."""
     _write(folder / LIST, {name: [digest] for name, digest in cards.items()})
 
 

@@ -1,10 +1,11 @@
-"""Two processes (gloo): both end with equal parameters, those of one process with twice the batch."""
+"""Two processes (gloo): both end with equal parameters, those of one process with twice the batch, also with the frozen weights divided."""
 
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from accelerate.utils import DistributedType
 
 from companion.base import paths
 from companion.base.config import ConfigurationError
-from companion.training.loop import check_whole
+from companion.training.dividing import check_divisible, check_whole
 
 SCRIPT = textwrap.dedent(
     """
@@ -39,6 +40,8 @@ SCRIPT = textwrap.dedent(
     result = {"parameters": torch.cat([p.detach().flatten() for p in trainer.parameters]), "mean": objective.regularizer.running_mean}
     result["step"] = objective.regularizer.step_choice.rung, objective.regularizer.step_choice.error
     moments = trainer.optimizer.state_dict()["state"]  # Adam's first moment: after one step a tenth of the clipped gradient
+    frozen = [p for p in objective.unet.parameters() if not p.requires_grad]
+    result["held"] = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in frozen) / sum(p.numel() for p in frozen)
     result["gradient"] = torch.cat([moments[i]["exp_avg"].flatten() for i in sorted(moments)])
     torch.save(result, folder / f"rank{trainer.accelerator.process_index}.pt")
     """
@@ -64,12 +67,12 @@ def run(folder, processes, batch_size, steps, latents):
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-def launch(folder, batch_size, steps, latents):
-    """The two ranks' results by the book's command; --multi_gpu starts processes whether there are GPUs or not."""
+def launch(folder, batch_size, steps, latents, kind="--multi_gpu"):
+    """The two ranks' results by the book's command; each kind starts processes whether there are GPUs or not."""
     folder.mkdir()
     (folder / "latents").symlink_to(latents)
     (folder / "script.py").write_text(SCRIPT)
-    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    options = f"{kind} --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
     arguments = [str(folder), str(paths.ROOT), str(paths.ROOT / "tests"), str(batch_size), str(steps)]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(folder / "script.py"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -97,6 +100,12 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
     first, second = launch(tmp_path / "three steps", 2, 3, latents)
     assert torch.equal(first["parameters"], second["parameters"])
     assert first["step"] == second["step"] and first["step"][0] >= 0, "both take the step that they measured together"
+    assert first["held"] == 1
+
+    divided, other = launch(tmp_path / "divided", 2, 3, latents, "--use_fsdp --fsdp_version 2")
+    assert 0.49 < divided["held"] < 0.52 and 0.48 < other["held"] < 0.51, "half of the frozen weights each, but for what is odd"
+    assert torch.equal(divided["parameters"], other["parameters"]) and divided["step"] == first["step"]
+    torch.testing.assert_close(divided["gradient"], first["gradient"], rtol=1e-3, atol=1e-4 * first["gradient"].abs().max().item())
 
 
 def test_a_model_that_is_divided_between_processes_is_refused():
@@ -104,3 +113,12 @@ def test_a_model_that_is_divided_between_processes_is_refused():
         check_whole(kind)
     with pytest.raises(ConfigurationError, match=r"^distributed_type is FSDP, but must be MULTI_GPU \(DDP\), MULTI_CPU or NO: "):
         check_whole(DistributedType.FSDP)
+
+
+def test_what_is_trained_is_not_divided_nor_what_needs_second_derivatives():
+    check_divisible(SimpleNamespace(trainable="lora", regularizer=None))
+    check_divisible(SimpleNamespace(trainable="lora", regularizer=SimpleNamespace(gradient="central")))
+    with pytest.raises(ConfigurationError, match=r"^trainable is 'all', but must be 'lora' with --use_fsdp"):
+        check_divisible(SimpleNamespace(trainable="all", regularizer=None))
+    with pytest.raises(ConfigurationError, match=r"^gradient is 'double_backward', but must be central or one_sided with --use_fsdp"):
+        check_divisible(SimpleNamespace(trainable="lora", regularizer=SimpleNamespace(gradient="double_backward")))

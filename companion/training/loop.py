@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from ..base import paths
-from ..base.config import ConfigurationError, OneSentenceParser, errors_as_exit_codes
+from ..base.config import OneSentenceParser, errors_as_exit_codes
 from ..base.files import naming
 from ..base.machine import machine
 from ..weights.cards import training_facts, write_card
+from .dividing import average_gradients, prepared
 from .exports import check_space, check_weights, claim_export_folder
 from .objectives import OBJECTIVES, Objective
 from .objectives.base import known_options
@@ -36,13 +35,11 @@ class Trainer:
 
     def __init__(self, objective: Objective, config: TrainingConfig):
         self.config, self.objective = config, objective
-        buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # running means are each process's, or reduced where they are made
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers])
-        check_whole(self.accelerator.distributed_type)
         self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
+        self.accelerator, self.model, self.divided = prepared(objective, config.mixed_precision)
         optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.parameters = trainable
         self.average = ExponentialMovingAverage(trainable, config.ema_decay) if config.ema_decay else None
         self.step, self.seconds, self.replaced = 0, 0.0, 0  # replaced: examples that could not be read, of all processes
@@ -128,6 +125,8 @@ class Trainer:
                 self.accelerator.backward(loss / parts)
             for name, value in {"loss": loss, **numbers}.items():
                 logged[name] = logged.get(name, 0.0) + value.item() / parts
+        if self.divided:
+            average_gradients(self.accelerator, self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         broken, replaced = not (math.isfinite(norm) and math.isfinite(logged["loss"])), self.objective.take_replaced()
         broken, replaced = self.accelerator.reduce(torch.tensor([float(broken), float(replaced)], device=self.accelerator.device), "sum")
@@ -184,19 +183,6 @@ class Trainer:
                 (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
                 # measurements belong to the weights that they were taken on: new weights start without any
                 write_card(folder, training=training_facts(folder), metrics=None)
-
-
-def check_whole(kind: DistributedType) -> None:
-    """Every process must hold the whole model: the regularizer's differences and the checkpoint are of whole parameters.
-
-    Raises:
-        ConfigurationError: accelerate divides the model (FSDP, DeepSpeed, Megatron-LM).
-    """
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ConfigurationError(
-            f"distributed_type is {kind.value}, but must be MULTI_GPU (DDP), MULTI_CPU or NO: a model is not divided between processes. "
-            "What dividing would save, gradients and moments, a LoRA has little of."
-        )
 
 
 def train(config: TrainingConfig) -> None:

@@ -1,8 +1,8 @@
 """The same network, run faster: blocks that are compiled, weights in half precision, channels last. What it computes stays what it was.
 
-    compile_blocks(pipe.unet)                        # in place: names, weights, adapters and hooks stay
-    fast = in_half_precision(pipe)                   # a pipeline for inversion and sampling whose network computes in bfloat16
-    round_frozen_weights(pipe.unet, torch.bfloat16)  # what autocast would do at every call, done once
+compile_blocks(pipe.unet)                        # in place: names, weights, adapters and hooks stay
+fast = in_half_precision(pipe)                   # a pipeline for inversion and sampling whose network computes in bfloat16
+round_frozen_weights(pipe.unet, torch.bfloat16)  # what autocast would do at every call, done once
 """
 
 import copy

@@ -41,7 +41,8 @@ class Trainer:
         check_whole(self.accelerator.distributed_type)
         self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+        fused = {"fused": True} if config.fused_optimizer else {}
+        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, **fused)
         self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.parameters = trainable
         self.average = ExponentialMovingAverage(trainable, config.ema_decay) if config.ema_decay else None
@@ -72,7 +73,8 @@ class Trainer:
     def _restore(self) -> str | None:
         """Take up the checkpoint; the log as it was then (None: an earlier version's checkpoint has none)."""
         state = read_checkpoint(self.checkpoint)
-        changed = {k for k, v in asdict(self.config).items() if state["config"].get(k) != v} - FREE_TO_CHANGE
+        before = {"fused_optimizer": False} | state["config"]  # an earlier version's checkpoint does not name it
+        changed = {k for k, v in asdict(self.config).items() if before.get(k) != v} - FREE_TO_CHANGE
         if changed:
             raise ValueError(
                 f"{self.checkpoint} belongs to other settings of {', '.join(sorted(changed))}: choose another name or delete it"
@@ -118,7 +120,7 @@ class Trainer:
         per_step = config.batch_size * parts * ranks
         indices = step_indices(len(self.objective), per_step, config.seed, self.step, self.objective.order)
         draws = self.objective.draw(per_step, step_generator(config.seed, self.step))
-        logged: dict[str, float] = {}
+        found: list[tuple[str, torch.Tensor]] = []
         for part in range(parts):
             # a micro-batch's rows lie side by side over the ranks: a batch split between processes sees the rows of one undivided
             rows = slice((part * ranks + rank) * config.batch_size, (part * ranks + rank + 1) * config.batch_size)
@@ -126,8 +128,10 @@ class Trainer:
             with self.objective.kernels(), contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss, numbers = self.model(indices[rows], {name: values[rows] for name, values in draws.items()})
                 self.accelerator.backward(loss / parts)
-            for name, value in {"loss": loss, **numbers}.items():
-                logged[name] = logged.get(name, 0.0) + value.item() / parts
+            found += ((name, value.detach().clone()) for name, value in {"loss": loss, **numbers}.items())
+        logged: dict[str, float] = {}
+        for name, value in found:  # at the end: to read a value is to wait for a GPU
+            logged[name] = logged.get(name, 0.0) + value.item() / parts
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         broken, replaced = not (math.isfinite(norm) and math.isfinite(logged["loss"])), self.objective.take_replaced()
         broken, replaced = self.accelerator.reduce(torch.tensor([float(broken), float(replaced)], device=self.accelerator.device), "sum")

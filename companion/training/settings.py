@@ -11,6 +11,7 @@ from ..base.config import Boolean, Choice, ConfigurationError, Integer
 from ..base.reading import OnceLoader, UnreadableFile, parse_yaml, read_text
 from .objectives import OBJECTIVES
 from .objectives.base import known_options
+from .objectives.execution import check_precision_of
 from .setting_fields import ExportFolder, FolderName, Interval, Options, check_setting
 
 # what a resumed run may change: none of these enters the weights
@@ -34,6 +35,7 @@ ALLOWED = {
     "checkpoint_minutes": Interval("(0, inf)"),
     "log_every": Integer(1),
     "overwrite": Boolean(),
+    "fused_optimizer": Boolean(),
 }
 
 
@@ -63,6 +65,7 @@ class TrainingConfig:
     checkpoint_minutes: float = 3.0
     log_every: int = 50
     overwrite: bool = False  # replace weights that export_to has from another training
+    fused_optimizer: bool = False  # AdamW in one kernel for all weights, which rounds otherwise
 
     def __post_init__(self):
         if self.mixed_precision is False:  # how YAML 1.1 reads `no`
@@ -70,6 +73,7 @@ class TrainingConfig:
         for name, allowed in ALLOWED.items():
             check_setting(name, getattr(self, name), allowed)
         known_options("objective_options", OBJECTIVES[self.objective], self.objective_options)
+        check_precision_of(self.mixed_precision, self.objective_options)
 
     @property
     def folder(self) -> Path:

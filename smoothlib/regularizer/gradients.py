@@ -20,7 +20,8 @@ GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode", "paired"
 DIFFERENCES = {"central": 0.001, "one_sided": 0.0003, "paired": 0.001}
 HALF_PRECISION_DIFFERENCE = 0.01
 FORMER_DIFFERENCES = {"central": 0.01, "one_sided": 0.003}  # what settings without `difference` meant before it could be "auto"
-STENCILS = {"central": {1: 0.5, -1: -0.5}, "one_sided": {1: 1.0, 0: -1.0}, "paired": {1: 0.5, -1: -0.5}}  # step in units of h -> coefficient
+# step in units of h -> coefficient
+STENCILS = {"central": {1: 0.5, -1: -0.5}, "one_sided": {1: 1.0, 0: -1.0}, "paired": {1: 0.5, -1: -0.5}}
 PRECISIONS = ("float32", "network")  # of the evaluations beside eps, where autocast makes the network's forward half precision
 
 # eps (B, ...) -> x0_hat (B, ...) and whatever else the caller wants from the same forward

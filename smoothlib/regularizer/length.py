@@ -47,8 +47,8 @@ def step_variation(
         gradient: the way to the gradient of r, one of `GRADIENTS` (see `variation`).
         difference: length of the step along u as its root mean square over the values of eps, h / sqrt(dimension). The error grows with
             its square (`central`, `paired`) or with it (`one_sided`), that of rounding with 1 / difference. None: .001 for `central` and
-            `paired` (.01 for evaluations in half precision), .0003 for `one_sided`, which has no good value in half precision. They suit the embedded model;
-            `StepwiseVariation` measures instead.
+            `paired` (.01 for evaluations in half precision), .0003 for `one_sided`, which has no good value in half precision. They suit
+            the embedded model; `StepwiseVariation` measures instead.
         difference_precision: of the evaluations beside eps under autocast: `float32` (they leave it: as exact as the rounded u allows, and
             as dear as a step in float32) or `network` (they stay in it). `forward_mode` knows `float32` alone. In either case the backward
             pass belongs outside of autocast, as PyTorch says: inside, it rounds what the differences magnify.

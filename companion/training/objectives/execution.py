@@ -37,19 +37,23 @@ class Execution:
         if self.frozen_dtype not in DTYPES:
             raise ValueError(f"execution.frozen_dtype must be one of {', '.join(DTYPES)}, got {self.frozen_dtype!r}")
 
-    def check(self, trainable: str, data: str | None, gradient: str | None) -> None:
+    def check(self, trainable: str, data: str | None, gradient: str | None, checkpointing: bool) -> None:
         """ValueError where the settings do not go with what is trained; `gradient`: the regularizer's way, None without one."""
+        if checkpointing and gradient == "forward_mode":
+            raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
         if self.frozen_dtype != "float32" and trainable != "lora":
             raise ValueError(f"execution.frozen_dtype must be float32 unless trainable is lora, got {self.frozen_dtype!r}")
         if self.compile_blocks and gradient in DIFFERENTIATED_TWICE:
             raise ValueError(f"gradient must be central, one_sided or paired with execution.compile_blocks, got {gradient!r}")
         if self.cache_latents and (trainable == "all" or not data):
-            raise ValueError("execution.cache_latents is for pictures of data and a frozen encoder: set data, and trainable to lora or unet")
+            raise ValueError("execution.cache_latents needs pictures and a frozen encoder: set data, and trainable to lora or unet")
         if self.cache_embeddings and trainable == "all":
             raise ValueError("execution.cache_embeddings needs a frozen text encoder: set trainable to lora or unet")
 
-    def apply(self, unet: nn.Module) -> None:
-        """Change the UNet in place."""
+    def apply(self, unet: nn.Module, checkpointing: bool) -> None:
+        """Change the UNet in place; `checkpointing`: recompute its activations in backward."""
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
         if self.frozen_dtype != "float32":
             round_frozen_weights(unet, HALF[self.frozen_dtype])
         if self.channels_last:

@@ -53,19 +53,14 @@ class _Batch:
     null_added: Added
 
     def denoise(self, eps: Tensor, rows: slice = slice(None), guidance_scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """x0_hat of the guided prediction (Eq. 5), and the network's output for the prompt alone, of these rows with the noise eps; or with
-        several noises for each row: those of all rows, then of all again."""
-        batch = (self.latents, self.level, self.t, self.prompt_embeds)
-        latents, level, t, embeds = (_copies(value[rows], len(eps)) for value in batch)
-        added = {name: _copies(value[rows], len(eps)) for name, value in self.added.items()}
+        """x0_hat of the guided prediction (Eq. 5), and the network's output for the prompt alone, of these rows with the noise eps."""
+        latents, level, t, embeds = (_of_rows(v, rows, len(eps)) for v in (self.latents, self.level, self.t, self.prompt_embeds))
+        added = {name: _of_rows(value, rows, len(eps)) for name, value in self.added.items()}
         x_t = noised(latents, eps, level, self.prediction_type)
         if guidance_scale == 1:
             output = guided = wide(call_network(self.network, x_t, t, embeds, added))
         else:  # one call as in `denoiser.predict_noise`, which does not give the prompt's own prediction, that L_base needs
-            null = {
-                name: _copies(value if len(value) == 1 else value[rows], len(x_t))
-                for name, value in {"": self.null_embeds, **self.null_added}.items()
-            }
+            null = {name: _of_rows(value, rows, len(x_t)) for name, value in {"": self.null_embeds, **self.null_added}.items()}
             both = {name: torch.cat([value, null[name]]) for name, value in added.items()}
             found = call_network(self.network, x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), torch.cat([embeds, null[""]]), both)
             output, unconditional = wide(found).chunk(2)
@@ -87,8 +82,9 @@ class _Batch:
         return SNR_WEIGHTS[self.prediction_type](snr, snr.clamp(max=min_snr_gamma))
 
 
-def _copies(values: Tensor, count: int) -> Tensor:
-    """`values` (B, ...) one after another until there are `count` rows."""
+def _of_rows(values: Tensor, rows: slice, count: int) -> Tensor:
+    """These rows of what is given for each sample, or once for all, one after another until there are `count`."""
+    values = values if len(values) == 1 else values[rows]
     return values if len(values) == count else values.repeat(count // len(values), *[1] * (values.ndim - 1))
 
 

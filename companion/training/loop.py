@@ -41,7 +41,7 @@ class Trainer:
         check_whole(self.accelerator.distributed_type)
         self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
-        fused = {"fused": True} if config.fused_optimizer else {}
+        fused = {"fused": True} if objective.fused_optimizer else {}
         optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, **fused)
         self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.parameters = trainable
@@ -73,8 +73,7 @@ class Trainer:
     def _restore(self) -> str | None:
         """Take up the checkpoint; the log as it was then (None: an earlier version's checkpoint has none)."""
         state = read_checkpoint(self.checkpoint)
-        before = {"fused_optimizer": False} | state["config"]  # an earlier version's checkpoint does not name it
-        changed = {k for k, v in asdict(self.config).items() if before.get(k) != v} - FREE_TO_CHANGE
+        changed = {k for k, v in asdict(self.config).items() if state["config"].get(k) != v} - FREE_TO_CHANGE
         if changed:
             raise ValueError(
                 f"{self.checkpoint} belongs to other settings of {', '.join(sorted(changed))}: choose another name or delete it"

@@ -35,7 +35,6 @@ ALLOWED = {
     "checkpoint_minutes": Interval("(0, inf)"),
     "log_every": Integer(1),
     "overwrite": Boolean(),
-    "fused_optimizer": Boolean(),
 }
 
 
@@ -65,7 +64,6 @@ class TrainingConfig:
     checkpoint_minutes: float = 3.0
     log_every: int = 50
     overwrite: bool = False  # replace weights that export_to has from another training
-    fused_optimizer: bool = False  # AdamW in one kernel for all weights, which rounds otherwise
 
     def __post_init__(self):
         if self.mixed_precision is False:  # how YAML 1.1 reads `no`

@@ -102,7 +102,7 @@ class DenoisingObjective(Objective):
         way = Execution(**known_options("execution", Execution, execution or {}))
         way.check(trainable, data, with_regularizer.gradient if regularization else None, gradient_checkpointing)
         own = open_data(data, split, layout, resolution or 0, bad_images, shuffle_buffer) if data else None  # before a model is loaded
-        self.regularizer = with_regularizer if regularization else None
+        self.regularizer, self.fused_optimizer = with_regularizer if regularization else None, way.fused_optimizer
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
         self.regularized_guidance, self.mirror, self.fraction_bits = regularized_guidance, mirror, fraction_bits
         self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma

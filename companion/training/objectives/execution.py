@@ -27,9 +27,11 @@ class Execution:
     """
 
     frozen_dtype: str = "float32"  # of the UNet's frozen linear layers and convolutions; what autocast would round at every use, once
+    tf32: bool = False  # products of matrices by TensorFloat-32, as PyTorch has its convolutions anyway: 10 bits of each factor
     channels_last: bool = False  # the layout that convolutions are fastest in on a GPU
     compile_blocks: bool = False  # the UNet's attention and residual blocks by torch.compile; the first steps take minutes
     compile_backend: str = "inductor"
+    fused_optimizer: bool = False  # AdamW in one kernel for all weights
     cache_latents: bool = False  # the posteriors of pictures in runs/latents, in half precision, encoded when first due
     cache_embeddings: bool = False  # the captions' embeddings in runs/embeddings: 236 kB a caption for Stable Diffusion 1.5
 
@@ -54,6 +56,8 @@ class Execution:
         """Change the UNet in place; `checkpointing`: recompute its activations in backward."""
         if checkpointing:
             unet.enable_gradient_checkpointing()
+        if self.tf32:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         if self.frozen_dtype != "float32":
             round_frozen_weights(unet, HALF[self.frozen_dtype])
         if self.channels_last:

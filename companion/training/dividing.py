@@ -19,7 +19,7 @@ from ..base.config import ConfigurationError
 from .objectives import Objective
 
 ASKED = "ACCELERATE_USE_FSDP"  # set by `accelerate launch --use_fsdp`
-GRADIENTS = ("central", "one_sided")  # ways to the regularizer's gradient that are plain forwards and one backward
+GRADIENTS = ("central", "one_sided")  # ways to the regularizer's gradient that are forwards and backwards one after another
 
 
 def prepared(objective: Objective, mixed_precision: str) -> tuple[Accelerator, nn.Module, bool]:

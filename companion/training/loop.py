@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from smoothlib.regularizer.gradients import postponed
+
 from ..base import paths
 from ..base.config import OneSentenceParser, errors_as_exit_codes
 from ..base.files import naming
@@ -38,7 +40,8 @@ class Trainer:
         self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
         self.accelerator, self.model, self.divided = prepared(objective, config.mixed_precision)
-        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+        fused = {"fused": True} if objective.fused_optimizer else {}
+        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, **fused)
         self.optimizer = self.accelerator.prepare(optimizer)
         self.parameters = trainable
         self.average = ExponentialMovingAverage(trainable, config.ema_decay) if config.ema_decay else None
@@ -115,16 +118,19 @@ class Trainer:
         per_step = config.batch_size * parts * ranks
         indices = step_indices(len(self.objective), per_step, config.seed, self.step, self.objective.order)
         draws = self.objective.draw(per_step, step_generator(config.seed, self.step))
-        logged: dict[str, float] = {}
+        found: list[tuple[str, torch.Tensor]] = []
         for part in range(parts):
             # a micro-batch's rows lie side by side over the ranks: a batch split between processes sees the rows of one undivided
             rows = slice((part * ranks + rank) * config.batch_size, (part * ranks + rank + 1) * config.batch_size)
             last = part == parts - 1
-            with self.objective.kernels(), contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+            together = postponed() if self.divided else contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+            with self.objective.kernels(), together:
                 loss, numbers = self.model(indices[rows], {name: values[rows] for name, values in draws.items()})
                 self.accelerator.backward(loss / parts)
-            for name, value in {"loss": loss, **numbers}.items():
-                logged[name] = logged.get(name, 0.0) + value.item() / parts
+            found += ((name, value.detach().clone()) for name, value in {"loss": loss, **numbers}.items())
+        logged: dict[str, float] = {}
+        for name, value in found:  # at the end: to read a value is to wait for a GPU
+            logged[name] = logged.get(name, 0.0) + value.item() / parts
         if self.divided:
             average_gradients(self.accelerator, self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)

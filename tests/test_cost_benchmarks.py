@@ -39,9 +39,11 @@ def test_the_error_of_a_way_is_measured_against_double_backward():
     assert found["ours, paired"]["seconds"] > 0
 
 
-def test_fast_ways_do_to_the_network_what_they_say():
-    unet = regularizer.build_unet("mini", False)
+def test_fast_ways_do_to_the_network_what_they_say(monkeypatch):
+    unet, compiled = regularizer.build_unet("mini", False), []
+    monkeypatch.setattr(regularizer, "compile_blocks", lambda *arguments: compiled.append(arguments))
     regularizer.make_fast(unet, "bf16", "eager")
+    assert compiled == [(unet, "eager")]
     kernel = unet.conv_in.weight
     assert kernel.dtype == torch.bfloat16 and kernel.is_contiguous(memory_format=torch.channels_last)
     way = regularizer.WAYS["ours, paired, fast"]

@@ -176,10 +176,9 @@ def gradient_of_penalty(unet: UNet2DConditionModel, regularizer: StepwiseVariati
     )
 
 
-def options_of(way: Way, precision: str, measured: bool = False) -> dict:
+def options_of(way: Way, precision: str) -> dict:
     """Arguments of `StepwiseVariation`, with rounded frozen weights all of the step in bfloat16."""
-    found = dict(way.regularizer) | ({"difference": "auto"} if measured else {})
-    return found | ({"difference_precision": "network"} if way.fast and precision == "bf16" else {})
+    return dict(way.regularizer) | ({"difference_precision": "network"} if way.fast and precision == "bf16" else {})
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -214,6 +213,25 @@ def _peak(device: str, start: bool = False) -> float:
     return _kilobytes("VmRSS" if start else "VmHWM") * 1024
 
 
+def gradient_error(options: argparse.Namespace, way: Way, unet: UNet2DConditionModel, samples: Samples) -> float:
+    """Of this way's gradient, by a step that it measures, against double backward in float32: relative L2 distance.
+
+    Comes last: the memory that it takes would hide that of the step.
+    """
+    device, half = options.device, options.precision == "bf16"
+    ways = {"difference_precision": "network"} if way.fast and half else {}
+    regularizer = StepwiseVariation(gradient=way.gradient, **ways).to(device)
+    with torch.autocast(device, torch.bfloat16, enabled=half), regularizer.attention_kernel():
+        regularized(unet, regularizer, samples)  # chooses the step
+    regularizer.running_mean.zero_()
+    found = gradient_of_penalty(unet, regularizer, samples, half)
+    allow_tf32(False)
+    # the same seed, before weights were rounded and blocks compiled
+    plain = build_unet(options.unet, False, options.samples == "real").to(device)
+    exact = gradient_of_penalty(plain, StepwiseVariation(gradient="double_backward").to(device), samples)
+    return ((found - exact).norm() / exact.norm()).item()
+
+
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Seconds a sample (mean over whole periods after a warm-up), peak memory above the resident weights, passes and calls of a step, and
     with `options.check` the error of the gradient of L_reg; in this process."""
@@ -221,21 +239,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     batch = min(options.batch, options.authors_batch) if way.gradient == "double_backward" else options.batch
     unet = build_unet(options.unet, options.checkpointing, options.samples == "real").to(device)
     samples = (real_samples(batch) if options.samples == "real" else noise_samples(unet, batch, options.latents)).to(device)
-    few, error = samples[:2], math.nan
-    allow_tf32(False)
-    if options.check and way.regularizer:
-        exact = gradient_of_penalty(unet, StepwiseVariation(gradient="double_backward").to(device), few)
     allow_tf32(options.precision == "tf32")
     if way.fast:
         make_fast(unet, options.precision, options.backend)
-    if options.check and way.regularizer:
-        mine = dict(options_of(way, options.precision, measured=way.gradient in DIFFERENCES), mode="paper")
-        regularizer = StepwiseVariation(**mine | {"gradient": way.gradient}).to(device)
-        with torch.autocast(device, torch.bfloat16, enabled=half), regularizer.attention_kernel():
-            regularized(unet, regularizer, few)  # chooses the step
-        regularizer.running_mean.zero_()
-        error = ((gradient_of_penalty(unet, regularizer, few, half) - exact).norm() / exact.norm()).item()
-        del exact
     regularizer = StepwiseVariation(**options_of(way, options.precision)).to(device) if way.regularizer else None
     arguments, passes = (unet, way, regularizer, samples), Passes(unet)
     resident = _peak(device, start=True)
@@ -254,6 +260,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - started) / steps / batch
+    error = gradient_error(options, way, unet, samples[:2]) if options.check and way.regularizer else math.nan
     counts = {"calls": counts["calls"], "forward": counts["forward"] / batch, "backward": counts["backward"] / batch}
     return {"seconds": seconds, "gib": peak / 2**30, "batch": batch, "error": error, **counts}
 

@@ -87,7 +87,7 @@ def test_a_training_that_computes_otherwise_takes_the_same_steps(photos, tmp_pat
         ),
         ({"execution": {"cache_latents": True}}, "cache_latents needs pictures and a frozen encoder"),
         ({"execution": {"cache_embeddings": True}, "trainable": "all"}, "cache_embeddings needs a frozen text encoder"),
-        ({"execution": {"graphs": True}}, "execution has no setting 'graphs'; known are frozen_dtype, channels_last, compile_blocks"),
+        ({"execution": {"graphs": True}}, "execution has no setting 'graphs'; known are frozen_dtype, tf32, channels_last"),
     ],
 )
 def test_ways_to_compute_that_exclude_each_other_are_refused_before_a_model_is_loaded(options, sentence):

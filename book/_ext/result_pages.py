@@ -3,6 +3,7 @@
 - Below the title: the verdicts on the claims that the page's record decides; the sentence that the page marks as its conclusion, by a line
   `% conclusion` above a paragraph or list item; and its first picture, again where it is explained.
 - Code is folded, one click away, but for the parameters and cells with the tag `show-input`.
+- Lines of progress ("Base: 180 of 180"), a box each, are left out.
 - Tables are made from the record (`companion.evidence.page_tables`); interactive figures get the present script and style.
 All of it is made whenever the book is built, from whatever records, claims and pages there are.
 """
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = re.compile(r"notebooks/(table|fig|beyond_|train_)\w*$")
 FOLDED = re.compile(r"notebooks/(?!colab)\w+$")
 SHOWN_TAGS = {"parameters", "show-input", "hide-input", "hide-cell", "remove-input", "remove-cell"}
+PROGRESS = re.compile(r"\s*\S.*: (\d+) of \1\s*")  # the last state of a bar
 PICTURES = ("image/png", "image/jpeg")
 CONCLUSION = re.compile(r"^% conclusion *\n(?:- )?(.+?)(?=\n\s*\n|\n- |\n#|\Z)", re.MULTILINE | re.DOTALL)
 Cell = dict[str, Any]
@@ -34,6 +36,7 @@ def answer_first(app, docname: str, source: list[str]) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             fold(cell)
+            cell["outputs"] = [output for output in cell.get("outputs", []) if not is_progress(output)]
             renew(cell, docname)
     if RESULTS.match(docname):
         put_on_top(notebook, docname)
@@ -45,6 +48,12 @@ def fold(cell: Cell) -> None:
     tags = cell["metadata"].setdefault("tags", [])
     if not SHOWN_TAGS & set(tags):
         tags.append("hide-input")
+
+
+def is_progress(output: Cell) -> bool:
+    """Is an output nothing but how far a bar has come?"""
+    data = output.get("data", {})
+    return set(data) == {"text/plain"} and PROGRESS.fullmatch("".join(data["text/plain"])) is not None
 
 
 def renew(cell: Cell, docname: str) -> None:

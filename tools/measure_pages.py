@@ -18,7 +18,7 @@ from browsing import DESKTOP, Site, headless
 PLACES = ("book", "notebooks")
 MEASURE = """() => {
   const article = document.querySelector('.bd-article') || document.body, top = article.getBoundingClientRect().top + scrollY;
-  const seen = e => e.checkVisibility() && e.getClientRects().length && !e.closest('.admonition-title');
+  const seen = e => e.checkVisibility() && e.getClientRects().length && !e.closest('.admonition-title, mjx-container');
   const pictures = [...article.querySelectorAll('img, svg[role], .smooth-widget, .smooth-explore, .smooth-toy')].filter(seen);
   const first = pictures.sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)[0];
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);

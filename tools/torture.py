@@ -1,6 +1,6 @@
 """Kills, damage and bad input, counted: `make torture`.
 
-    python tools/torture.py [--kills 100] [--damages 20] [--inputs 500] [--seed 0]
+    python tools/torture.py [--kills 100] [--damages 20] [--inputs 500] [--seed 0] [--counts FILE]
 
 Kills: trainings and exports ended by SIGKILL at random moments and run again must end in the weights and the folder of an undisturbed one;
 a process that does nothing but write files leaves each whole, old or new.
@@ -8,9 +8,12 @@ Damage: every kind of file that the project writes and reads, with flipped bits,
 refused in one sentence that names the file, made again, or read as what it was. Inputs: settings of trainings, command lines, parameters of
 notebooks with values drawn at random must be taken for what they are or refused in one sentence that names them.
 
+The counts are kept in FILE after each case, so that a stop loses none; a run that names the same file adds to them: take another seed then.
+
 Exit code 1 where anything was lost, silent, unclear, or outside the folders.
 """
 
+import json
 import random
 import sys
 import tempfile
@@ -23,6 +26,8 @@ from torturing import damage, inputs, kills, writes
 
 from companion.base import paths
 from companion.base.config import OneSentenceParser
+from companion.base.files import atomic_write
+from companion.base.reading import read_json
 
 GOOD = ("good", "made again", "harmless")
 HEADINGS = ("what", "cases", *GOOD, "unclear", "silent", "lost", "outside")
@@ -38,6 +43,8 @@ def table(found: dict[str, Counter[str]]) -> str:
 def tortured(options: Any, folder: Path, say: Callable[[str], None]) -> dict[str, Counter[str]]:
     """What became of all cases, by kind; `say` gets a line for each that was not good."""
     chance, found = random.Random(options.seed), {}
+    if options.counts and options.counts.exists():
+        found = {kind: Counter(counts) for kind, counts in read_json(options.counts).items()}
     paths.RUNS = folder / "runs"  # a training that is refused leaves a lock there
     for kind, outcome, told in (
         *kills.cases(options.kills, folder / "kills", chance),
@@ -46,6 +53,8 @@ def tortured(options: Any, folder: Path, say: Callable[[str], None]) -> dict[str
         *inputs.cases(options.inputs, chance),
     ):
         found.setdefault(kind, Counter())[outcome] += 1
+        if options.counts:
+            atomic_write(options.counts, json.dumps(found, indent=1).encode())
         if outcome not in GOOD:
             say(f"{kind}: {outcome}: {told}")
     return found
@@ -62,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, default, what in settings:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--counts", type=Path, metavar="FILE", help="keep the counts in FILE after each case, added to those in it")
     options = parser.parse_args(arguments)
     for name in ("kills", "damages", "inputs", "seed"):
         if getattr(options, name) < 0:

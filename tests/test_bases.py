@@ -234,6 +234,23 @@ def test_what_cannot_be_shown_as_a_base_is_refused_by_name():
     refused(ValueError, "takes 32 channels, but must take the latent's 16 alone", flux, size=16)
 
 
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_pipeline_that_is_not_shown_as_a_base_is_refused(name):
+    pipe = pipeline(name)
+    for use in (
+        lambda: encode_prompts(pipe, ["a dog"]),
+        lambda: encode_images(pipe, IMAGES),
+        lambda: decode_latents(pipe, X),
+        lambda: sample(pipe, X, X, guidance_scale=1.0),
+        lambda: ddim_invert(pipe, X, X),
+    ):
+        with pytest.raises(
+            (TypeError, ValueError), match=type(pipe).__name__ + ", but must be a Stable|FlowMatch.* but must have DDIM's"
+        ) as raised:
+            use()
+        assert_one_sentence(raised)
+
+
 def test_odd_latents_are_refused_before_the_transformer_drops_a_row():
     for name in ("sd3", "flux"):
         seen = view(name)

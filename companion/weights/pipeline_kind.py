@@ -8,13 +8,14 @@ from typing import Any
 from smoothlib.diffusion import noise_schedule
 
 PIPELINE = "StableDiffusionPipeline"
+OTHERS = "pages and commands run no other kind, and companion.weights.bases.load_base loads a few for your own code"
 # Settings of UNets that need another input than latent, timestep and prompt: size and pooled text (SDXL), class, image, guidance scale
 UNSUPPORTED_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 
 
 def not_runnable(where: Path | str, index: Mapping[str, Any]) -> ValueError:
     """What to raise for a pipeline in `where` whose `model_index.json`, as `index`, names another class than `PIPELINE`."""
-    return ValueError(f"{where} holds a {index.get('_class_name')}, but must hold a {PIPELINE}: no other kind of pipeline can be run here")
+    return ValueError(f"{where} holds a {index.get('_class_name')}, but must hold a {PIPELINE}: {OTHERS}")
 
 
 def check_pipeline_kind(folder: Path) -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,11 @@ def tortured(options: Any, folder: Path, say: Callable[[str], None]) -> dict[str
     if options.counts and options.counts.exists():
         found = {kind: Counter(counts) for kind, counts in read_json(options.counts).items()}
     paths.RUNS = folder / "runs"  # a training that is refused leaves a lock there
-    for kind, outcome, told in (
-        *kills.cases(options.kills, folder / "kills", chance),
-        *writes.cases(options.kills, folder / "writes", chance),
-        *damage.cases(options.damages, folder / "damage", chance),
-        *inputs.cases(options.inputs, chance),
+    for kind, outcome, told in chain(
+        kills.cases(options.kills, folder / "kills", chance),
+        writes.cases(options.kills, folder / "writes", chance),
+        damage.cases(options.damages, folder / "damage", chance),
+        inputs.cases(options.inputs, chance),
     ):
         found.setdefault(kind, Counter())[outcome] += 1
         if options.counts:

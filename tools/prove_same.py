@@ -4,9 +4,9 @@
     python tools/prove_same.py BEFORE AFTER --why REASON     and, if all bits are equal, data/same_numbers.json
 
 For commits that change what is refused and how, in modules behind recorded results. `companion.base.same_numbers` reads the file: a record
-made with a hash that stands there is not older than the code, as long as the module is the one of AFTER. `proving/numbers.py` says what is
-computed; it is a sample, and the reason is what reading the difference shows. Each commit runs in a process of its own, with this checkout's
-data. A module that the results do not import is not noted.
+made with a hash that stands there is not older than the code, as long as the module is the one of AFTER. `proving/sample_values.py` says
+what is computed; it is a sample, and the reason is what reading the difference shows. Each commit runs in a process of its own, with this
+checkout's data. A module that the results do not import is not noted.
 
 Exit code 1 where a result differs.
 """
@@ -41,7 +41,7 @@ def results(folder: Path) -> dict:
     """What the packages in `folder` compute."""
     out = folder / "found.json"
     place = {**os.environ, "PYTHONPATH": str(folder), "SMOOTHLIB_ROOT": str(paths.ROOT), "SMOOTHLIB_RUNS": str(folder / "runs")}
-    script = Path(__file__).parent / "proving" / "numbers.py"
+    script = Path(__file__).parent / "proving" / "sample_values.py"
     subprocess.run([sys.executable, str(script), str(out)], cwd=folder, env=place, check=True)
     return read_json(out)
 
@@ -70,13 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     differ = [name for name in {**one, **other} if one.get(name) != other.get(name)]
     changed = sorted(name for name in hashes[0].keys() & hashes[1].keys() if hashes[0][name] != hashes[1][name])
     asked = [name for name in changed if name in found[0]["imported"] and name in found[1]["imported"]]
-    print(
-        f"{len(one) - len(differ)} of {len(one)} results are equal to the last bit; {len(asked)} of {len(changed)} changed modules compute them."
-    )
+    print(f"{len(one) - len(differ)} of {len(one)} results are equal to the last bit.")
     for name in differ:
         print(f"differs: {name}")
     for name in changed:
-        print(f"{'changed' if name in asked else 'changed, not asked'}: {name} {hashes[0][name]} -> {hashes[1][name]}")
+        print(f"{'changed' if name in asked else 'changed, not imported'}: {name} {hashes[0][name]} -> {hashes[1][name]}")
     if differ:
         return 1
     if options.why:

@@ -1,4 +1,4 @@
-"""A few results of everything that records hold, as hashes of their bits: `python numbers.py OUT`, with the packages to be run on the path.
+"""A few results of everything that records hold, as hashes of their bits: `python sample_values.py OUT`, with the packages on the path.
 
 The model is the shipped one with its adapter, at sizes of seconds: a value is as good as another for telling two programs apart.
 """

@@ -34,15 +34,22 @@ def compared(tmp_path, monkeypatch):
 
 def test_equal_results_note_the_changed_modules_that_made_them(compared, capsys):
     assert compared({"x": "1"}, {"x": "1"}) == (0, {})
-    assert compared({"x": "1"}, {"x": "1"}, "--why", "refuses more") == (0, {"smoothlib.a": {"2": {"1": "refuses more"}}})
+    assert compared({"x": "1"}, {"x": "1"}, "--why", "smoothlib.a=refuses more") == (0, {"smoothlib.a": {"2": {"1": "refuses more"}}})
     shown = capsys.readouterr().out
     assert "1 of 1 results are equal to the last bit" in shown and "changed, not imported: smoothlib.c 1 -> 2" in shown
 
 
 @pytest.mark.parametrize("after", [{"x": "2"}, {}, {"x": "1", "y": "1"}])
 def test_another_result_notes_nothing(compared, after, capsys):
-    assert compared({"x": "1"}, after, "--why", "refuses more") == (1, {})
+    assert compared({"x": "1"}, after, "--why", "smoothlib.a=refuses more") == (1, {})
     assert f"differs: {'y' if 'y' in after else 'x'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("why", ["smoothlib.a", "smoothlib.a= ", "smoothlib.c=not imported", "smoothlib.b=not changed"])
+def test_a_reason_is_of_a_module_that_was_asked(compared, why):
+    with pytest.raises(SystemExit) as stopped:
+        compared({"x": "1"}, {"x": "1"}, "--why", why)
+    assert stopped.value.code == 2 and not (paths.DATA / prove.FILE).exists()
 
 
 def test_a_digest_is_of_the_bits():

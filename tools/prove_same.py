@@ -1,12 +1,12 @@
 """Does the code of two commits compute the same numbers? Compares the bits of a few results; notes the modules that may then differ.
 
-    python tools/prove_same.py BEFORE AFTER                  the comparison alone
-    python tools/prove_same.py BEFORE AFTER --why REASON     and, if all bits are equal, data/same_numbers.json
+    python tools/prove_same.py BEFORE AFTER                         the comparison alone
+    python tools/prove_same.py BEFORE AFTER --why MODULE=REASON     and, if all bits are equal, data/same_numbers.json
 
 For commits that change what is refused and how, in modules behind recorded results. `companion.base.same_numbers` reads the file: a record
 made with a hash that stands there is not older than the code, as long as the module is the one of AFTER. `proving/sample_values.py` says
 what is computed; it is a sample, and the reason is what reading the difference shows. Each commit runs in a process of its own, with this
-checkout's data. A module that the results do not import is not noted.
+checkout's data. A module without a reason, or that the results do not import, is not noted.
 
 Exit code 1 where a result differs.
 """
@@ -46,11 +46,11 @@ def results(folder: Path) -> dict:
     return read_json(out)
 
 
-def note(pairs: Sequence[tuple[str, str, str]], why: str) -> None:
-    """Add (module, hash before, hash now) to the table."""
+def note(pairs: Sequence[tuple[str, str, str, str]]) -> None:
+    """Add (module, hash before, hash now, reason) to the table."""
     file = paths.DATA / FILE
     table = read_json(file) if file.exists() else {}
-    for module, before, now in pairs:
+    for module, before, now, why in pairs:
         table.setdefault(module, {}).setdefault(now, {})[before] = why
     atomic_write(file, (json.dumps(table, indent=1, sort_keys=True) + "\n").encode())
 
@@ -60,8 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneSentenceParser(prog="prove_same", description=__doc__.splitlines()[0])
     parser.add_argument("before", help="commit, e.g. that of the records")
     parser.add_argument("after", help="commit whose modules are here now")
-    parser.add_argument("--why", help="what the modules differ in, where it is no number")
+    parser.add_argument(
+        "--why", action="append", default=[], metavar="MODULE=REASON", help="what a module differs in, where it is no number"
+    )
     options = parser.parse_args(arguments)
+    reasons = {module: why.strip() for module, _, why in (given.partition("=") for given in options.why)}
+    if without := [module for module, why in reasons.items() if not why]:
+        parser.error(f"--why is {without[0]!r}, but must be MODULE=REASON")
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before", Path(folder) / "after"
         hashes = sources(options.before, before), sources(options.after, after)
@@ -77,8 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{'changed' if name in asked else 'changed, not imported'}: {name} {hashes[0][name]} -> {hashes[1][name]}")
     if differ:
         return 1
-    if options.why:
-        note([(name, hashes[0][name], hashes[1][name]) for name in asked], options.why)
+    if odd := [module for module in reasons if module not in asked]:
+        parser.error(f"--why names {odd[0]}, but must name modules that have changed and that the results import")
+    if reasons:
+        note([(name, hashes[0][name], hashes[1][name], why) for name, why in reasons.items()])
     return 0
 
 

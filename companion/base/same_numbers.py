@@ -14,12 +14,12 @@ from . import paths
 FILE = "same_numbers.json"  # module -> hash now -> hash before -> reason
 
 
-def reason_for(module: str, now: str, before: object) -> str | None:
+def reason_for(module: str, now: object, before: object) -> str | None:
     """Why the versions of these hashes compute the same numbers; None where that has not been shown.
 
     Raises ValueError where the table is not what `tools/prove_same.py` writes.
     """
-    return pairs(paths.DATA / FILE).get((module, now, str(before)))
+    return pairs(paths.DATA / FILE).get((module, str(now), str(before)))
 
 
 @cache

@@ -28,6 +28,7 @@ WITHOUT_INFLUENCE = frozenset(
     [
         "companion.base",
         "companion.book",
+        "companion.data.links",  # refuses, and gives nothing back
         "companion.evidence.chance",
         "companion.evidence.claims",
         "companion.evidence.claims_table",

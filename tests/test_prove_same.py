@@ -23,6 +23,7 @@ def compared(tmp_path, monkeypatch):
     def compare(before, after, *options):
         found = iter([{"digests": digests, "imported": ["smoothlib.a", "smoothlib.b"]} for digests in (before, after)])
         monkeypatch.setattr(prove, "sources", lambda commit, folder: {"old": BEFORE, "new": AFTER}[commit])
+        monkeypatch.setattr(prove, "commit", str)
         monkeypatch.setattr(prove, "results", lambda folder: next(found))
         code = prove.main(["old", "new", *options])
         file = tmp_path / prove.FILE
@@ -50,6 +51,12 @@ def test_a_reason_is_of_a_module_that_was_asked(compared, why):
     with pytest.raises(SystemExit) as stopped:
         compared({"x": "1"}, {"x": "1"}, "--why", why)
     assert stopped.value.code == 2 and not (paths.DATA / prove.FILE).exists()
+
+
+def test_a_commit_that_is_not_there_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        prove.main(["no-such-commit", "HEAD"])
+    assert stopped.value.code == 2 and "'no-such-commit' is no commit of" in capsys.readouterr().err
 
 
 def test_a_digest_is_of_the_bits():

@@ -11,6 +11,7 @@ checkout's data. A module without a reason, or that the results do not import, i
 Exit code 1 where a result differs.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -26,6 +27,15 @@ from companion.base.reading import read_json
 from companion.base.same_numbers import FILE
 from companion.base.source_hash import source_hash
 from companion.base.staleness import PACKAGES, has_no_influence
+
+
+def commit(text: str) -> str:
+    """The full hash of a commit, for argparse."""
+    command = ["git", "rev-parse", "--verify", "--quiet", f"{text}^{{commit}}"]
+    found = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    if found.returncode:
+        raise argparse.ArgumentTypeError(f"{text!r} is no commit of {paths.ROOT}")
+    return found.stdout.strip()
 
 
 def sources(commit: str, folder: Path) -> dict[str, str]:
@@ -58,8 +68,8 @@ def note(pairs: Sequence[tuple[str, str, str, str]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = OneSentenceParser(prog="prove_same", description=__doc__.splitlines()[0])
-    parser.add_argument("before", help="commit, e.g. that of the records")
-    parser.add_argument("after", help="commit whose modules are here now")
+    parser.add_argument("before", type=commit, help="commit, e.g. that of the records")
+    parser.add_argument("after", type=commit, help="commit whose modules are here now")
     parser.add_argument(
         "--why", action="append", default=[], metavar="MODULE=REASON", help="what a module differs in, where it is no number"
     )

@@ -26,7 +26,7 @@ from typing import Any
 from torturing import damage, inputs, kills, writes
 
 from companion.base import paths
-from companion.base.config import OneSentenceParser
+from companion.base.config import ConfigurationError, OneSentenceParser, errors_as_exit_codes, shown
 from companion.base.files import atomic_write
 from companion.base.reading import read_json
 
@@ -41,11 +41,18 @@ def table(found: dict[str, Counter[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def counted(kind: str, counts: Any, file: Path) -> Counter[str]:
+    """What `file` has counted of a kind before. Raises ConfigurationError for anything but whole numbers of known outcomes."""
+    if not isinstance(counts, dict) or not all(name in HEADINGS[2:] and type(count) is int for name, count in counts.items()):
+        raise ConfigurationError(f"{file} has {shown(counts)} for {shown(kind)}, but must have counts of {', '.join(HEADINGS[2:])}")
+    return Counter(counts)
+
+
 def tortured(options: Any, folder: Path, say: Callable[[str], None]) -> dict[str, Counter[str]]:
     """What became of all cases, by kind; `say` gets a line for each that was not good."""
     chance, found = random.Random(options.seed), {}
     if options.counts and options.counts.exists():
-        found = {kind: Counter(counts) for kind, counts in read_json(options.counts).items()}
+        found = {kind: counted(kind, counts, options.counts) for kind, counts in read_json(options.counts).items()}
     paths.RUNS = folder / "runs"  # a training that is refused leaves a lock there
     for kind, outcome, told in chain(
         kills.cases(options.kills, folder / "kills", chance),
@@ -77,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("kills", "damages", "inputs", "seed"):
         if getattr(options, name) < 0:
             parser.error(f"--{name} is {getattr(options, name)}, but must be at least 0")
-    with tempfile.TemporaryDirectory() as folder:
+    with errors_as_exit_codes(parser.prog), tempfile.TemporaryDirectory() as folder:
         found = tortured(options, Path(folder), print)
     print(table(found))
     return int(any(counts[name] for counts in found.values() for name in HEADINGS[5:]))

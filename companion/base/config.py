@@ -105,7 +105,13 @@ class _Range(Field):
 
 
 class Integer(_Range):
-    """A whole number between `minimum` and `maximum`, both included; True and 8.0 are not whole numbers."""
+    """A whole number between `minimum` and `maximum`, both included, that 64 bits hold; True and 8.0 are not whole numbers."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """As of every field; without a maximum, what no tensor and no seed can hold is refused here."""
+        if isinstance(value, int) and self.maximum is None and abs(value) >= 2**63:
+            raise ConfigurationError(f"Parameter {name} is {shown(value)}, but must be a whole number between -2**63 and 2**63.")
+        return super().check(name, value)
 
     def accepts(self, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self._inside(value)

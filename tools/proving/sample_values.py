@@ -19,6 +19,7 @@ from PIL import Image
 from companion.data.load import load_items, load_pairs, load_scenes
 from companion.studies.interpolation.pairs import pairs_from
 from companion.studies.reconstruction.reconstruct import Method, Reconstruction
+from companion.studies.setup import check_adapters, chosen_device
 from companion.studies.smoothness.walks import LatentWalk, walk_prompts_from, walk_prompts_of
 from companion.weights.pipelines import fingerprint, load_adapter, load_pipeline
 from smoothlib import sampling
@@ -95,7 +96,8 @@ def main() -> None:
     """Write name -> digest, and the modules that were imported."""
     torch.manual_seed(0)
     warnings.simplefilter("ignore")  # so few steps do not begin at pure noise
-    pipe = load_pipeline("mini")
+    check_adapters([None, "smooth"], "mini")
+    pipe = load_pipeline("mini", device=chosen_device("cpu"))
     found = {name: digest(value) for name, value in of_data()}
     found |= {f"{name}, base": digest(value) for name, value in of_the_model(pipe)}
     load_adapter(pipe, "smooth")

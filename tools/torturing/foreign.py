@@ -17,7 +17,7 @@ from PIL import Image
 
 from companion.base import paths, same_numbers
 from companion.data.shards import Shards
-from companion.studies.measure.study import prompts_of
+from companion.studies.measure import study
 from companion.weights.convert import read_weights
 from companion.weights.pipeline_kind import check_pipeline_kind
 from companion.weights.pipelines import blank_modules
@@ -93,7 +93,7 @@ def _prompts(folder: Path) -> Path:
 
 
 def _read_prompts(file: Path) -> list[str]:
-    return [prompt.caption for prompt in prompts_of(SimpleNamespace(prompts=str(file), seed=0))]
+    return [prompt.caption for prompt in study._prompts(SimpleNamespace(prompts=str(file), seed=0))]
 
 
 LORA = paths.ADAPTERS / "smooth" / "pytorch_lora_weights.safetensors"

@@ -73,7 +73,7 @@ class MeasureStudy(BaseStudy):
         with errors_in_one_sentence():
             models.default_guidance_scale(cfg.model)  # is it there?
             titles = adapter_titles(cfg.adapter)
-            self.prompts = prompts_of(cfg)
+            self.prompts = _prompts(cfg)
         self.rows = [Row(title, (adapter,)) for adapter, title in titles.items()]
         self.check(self.rows)
 
@@ -100,7 +100,7 @@ class MeasureStudy(BaseStudy):
         )
 
 
-def prompts_of(cfg: SimpleNamespace) -> list[walks.WalkPrompt]:
+def _prompts(cfg: SimpleNamespace) -> list[walks.WalkPrompt]:
     """The prompts of the file `cfg.prompts`, one a line, or `cfg.num_prompts` shipped ones. ConfigurationError where they are too few."""
     if cfg.prompts is None:
         return walks.walk_prompts_from(datasets.load_scenes("test"), cfg.num_prompts or NUM_PROMPTS, cfg.seed)

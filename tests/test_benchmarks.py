@@ -104,6 +104,23 @@ def test_the_papers_size_is_divided_by_the_workers():
     assert walks.split(" | ")[1:] == ["1,100,000", "34 h", "4.24 h |"]  # 1,100,000 / 10 / 3600 / .9 = 33.95
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workers", "1", "-1"], "--workers is -1, but must be a number of at least 0"),
+        (["--batch-size", "0"], "--batch-size is 0, but must be a number of at least 1"),
+        (["--seconds", "nan"], "--seconds is nan, but must be a number of at least 0"),
+        (["--evaluations-per-second", "inf"], "--evaluations-per-second is inf, but must be a number of at least 1e-09"),
+        (["--share", "2"], "--share is 2.0, but must be at most 1"),
+    ],
+)
+def test_a_division_of_nothing_is_refused(monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", ["division", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        division.main()
+    assert raised.value.code == 2 and capsys.readouterr().err.endswith(f": {sentence}; --help shows how.\n")
+
+
 def test_an_item_that_costs_nothing_is_timed_in_this_process_without_dask():
     *_, line = division.costs([division.HERE], [3, 6], repeats=1)
     assert line.startswith("| this process | ") and all(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from companion.base import paths
-from companion.base.config import OneSentenceParser
+from companion.base.config import OneSentenceParser, errors_as_exit_codes
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
 PRESETS, TRAINING = paths.CONFIGS / "sd15", "training"
@@ -108,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _child(options.child, folder)
     if unknown := [name for name in options.only or () if name not in names()]:
         parser.error(f"--only is {unknown[0]!r}, but must be of {', '.join(names())}")
-    build(folder, options.width)
+    with errors_as_exit_codes(parser.prog):
+        build(folder, options.width)
     if options.build:
         return 0
     return print_table(options.only or names(), folder)

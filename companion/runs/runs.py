@@ -36,6 +36,7 @@ from ..base.staleness import OUTSIDE, PACKAGES, modules_behind, package_modules
 from .claims import Claims
 from .division import Batch, Division, origin_of
 from .executors import check_executor, chosen_executor
+from .space import Space
 from .stored import Origin, Result, item_key, numeric_array, read_stored, store_result
 
 REUSE = "SMOOTHLIB_REUSE"
@@ -69,8 +70,9 @@ def run_items(
     `title`: what the progress line says (`name`). `device`: where `procedure` computes; it does not determine the results, but each carries
     it in its `origin`, with the code.
 
-    Raises ValueError where the procedure returns the wrong number of results, something not numeric, or (unless `allow_nonfinite`) NaN or
-    infinity; the sentence names item and key, and the batch's sound results are stored first.
+    Raises ConfigurationError where the disk has no room for what is missing: before the first item or, where no stored result tells their
+    size, after the first batch. Raises ValueError where the procedure returns the wrong number of results, something not numeric, or
+    (unless `allow_nonfinite`) NaN or infinity; the sentence names item and key, and the batch's sound results are stored first.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
@@ -96,8 +98,10 @@ def run_items(
                 run.store(batch, outputs, results)
             finally:
                 advance_to(len(results))
+            run.space.check(len(set(keys) - results.keys()))
 
         if batches:
+            run.space.check(len(set(keys) - results.keys()))
             run.begin(config)
             with Claims(run.folder) as claims:
                 Division(procedure, missing=missing, store=store, claims=claims, executor=executor or chosen_executor()).run(batches)
@@ -118,6 +122,7 @@ class _Run:
         here = machine(device)
         self.origin = Origin(config_hash(modules), here["device"], here["name"], torch.__version__, modules)
         self.folder = folder / self.origin.code
+        self.space = Space(self.folder)
 
     def stored(self, keys: Iterable[str]) -> dict[str, Result]:
         """What the present code has stored of `keys`."""

@@ -1,7 +1,7 @@
 """Notebooks under nbval: `pytest --nbval-lax --nb-preset smoke notebooks` runs each with the parameters of `configs/smoke/<notebook>.yaml`.
 
 The parameters are appended to the notebook's own `parameters` cell in memory, as papermill would inject them after it, so that the very
-notebooks that readers open are tested, with small settings.
+notebooks that readers open are tested, with small settings. At the end: what tests of several files share as a fixture.
 """
 
 import ast
@@ -76,3 +76,13 @@ def parameter_names(source):
         for target in (getattr(statement, "targets", None) or [getattr(statement, "target", None)])
         if isinstance(target, ast.Name)
     ]
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """A folder with the tests' tiny pipeline, as diffusers saves it; for reading alone."""
+    from tiny import tiny_pipeline  # a notebook's run needs none of it
+
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    return folder

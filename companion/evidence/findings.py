@@ -63,7 +63,7 @@ def _cost(known: dict[str, "Verdict"]) -> tuple[str, str]:
 
 def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Callable[[str], Record | None]) -> tuple[str, str]:
     count = sum(one.outcome == INCONCLUSIVE for one in verdicts)
-    rest = f"In all, {count} claims are inconclusive."
+    rest = f"In all, {count} of {len(verdicts)} claims are inconclusive."
     verdict = known.get(OPEN)
     if verdict is None or verdict.outcome == NOT_MEASURED:
         return _sentence("What is open", [], rest)

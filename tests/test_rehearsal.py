@@ -1,8 +1,10 @@
 """The presets of Stable Diffusion 1.5 run: on random weights of its architecture with few channels, here; at full width by a command."""
 
 import functools
+import logging
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,8 +18,13 @@ from companion.data.drags import load_drags
 from companion.data.edits import load_edits
 from companion.data.load import load_split
 from companion.data.shards import Shards
+from companion.evidence import models
+from companion.evidence.claims import evaluate
+from companion.evidence.weighing import NOT_MEASURED
 from companion.studies import base
 from companion.weights.pipelines import image_size, load_pipeline
+from smoothlib.inversion import ddim_invert
+from smoothlib.sampling import encode_prompts
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
 from rehearsing import folders, outcomes, pages, pipeline
@@ -52,7 +59,24 @@ def test_every_preset_runs(command, built, monkeypatch):
     assert not failed
     made = {file.stem for file in (built / "out").glob("*.json")}
     assert {"table1_istd", "table2_recon", "table3_lambda", "table4_rank", "beyond_drag_benchmark"} <= made
+    assert_stands_beside(built / "out", built / "results")
     assert str(built) not in "".join(file.read_text(encoding="utf-8") for file in (built / "out").glob("*.json"))
+
+
+def assert_stands_beside(out, results):
+    """What the presets have recorded has a verdict of its own on every claim that it is about, beside the embedded model's."""
+    measured = {file.stem for file in out.glob("*.json")}
+    shutil.copytree(out, results / "sd15", ignore=lambda folder, names: [name for name in names if not name.endswith(".json")])
+    here, (theirs,) = evaluate(), models.verdicts_of_others(results).values()
+    claims = {one.claim.id: set(one.claim.records) for one in theirs}
+    told = {one.claim.id for one in theirs if one.outcome != NOT_MEASURED}
+    assert told and told <= {name for name, needed in claims.items() if needed & measured}
+    text = models.beside(here, {"Stable Diffusion 1.5": theirs})
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    both = [one for one in here if one.evidence and one.claim.id in told]
+    assert len(lines) == len(both) and all(f"| {one.claim.claim} | {one.outcome} | " in text for one in both)
+    untold = sorted(name for name, needed in claims.items() if needed and needed <= measured and name not in told)
+    assert not untold, f"measured, but without a verdict: {', '.join(untold)}"
 
 
 def test_every_page_beyond_the_paper_has_a_preset_or_needs_true_answers(command):
@@ -121,6 +145,20 @@ def test_the_folders_are_read_in_their_published_layouts(built):
     pairs, (_, loose) = Shards(built / "laion" / "shards"), captioned_folder(built / "laion")
     assert [pairs.caption(number) for number in range(16)] == [one.caption for one in loose]
     assert all(pairs.member(number).content == (built / "laion" / one.name).read_bytes() for number, one in enumerate(loose))
+
+
+def test_the_hubs_scheduler_is_no_news_in_an_inversion(built):
+    """It has a key of PNDM's, `skip_prk_steps`, of which diffusers would warn whenever a scheduler is made of it."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    pipe, logger = load_pipeline(str(built / "sd15")), logging.getLogger("diffusers.configuration_utils")
+    logger.addHandler(handler)
+    try:
+        ddim_invert(pipe, torch.zeros(1, 4, 16, 16), encode_prompts(pipe, ["a cat"]), num_inference_steps=2)
+    finally:
+        logger.removeHandler(handler)
+    assert "skip_prk_steps" in (built / "sd15" / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8") and not said
 
 
 def test_a_figure_that_is_too_large_for_a_page_is_a_failure():

@@ -6,6 +6,7 @@ what is left is what this library does with an item: its claim, its batch's way 
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -144,14 +145,38 @@ def waits(counts: Sequence[int], size: int, seconds: float) -> list[str]:
 
 
 def costs(counts: Sequence[int], sizes: Sequence[int], repeats: int) -> list[str]:
-    """Milliseconds of a trivial item, by number of items; the least of `repeats` runs."""
+    """Milliseconds of a trivial item, by number of items: by the clock, and of processors, which the load of the machine does not change.
+
+    Each size has as many items in all as the largest, in turns, so that each meets the same load: the least of few short runs would
+    flatter them. The median of `repeats` turns.
+    """
     lines = [f"| Workers | {' | '.join(f'{size:,} items' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
     for count in [HERE, *(count for count in counts if count != HERE)]:
         with workers(count) as (executor, _):
             seconds_for(trivial, range(16), 1, executor)
-            found = [min(seconds_for(trivial, range(size), 1, executor) for _ in range(repeats)) / size for size in sizes]
-        lines.append(f"| {'this process' if count == HERE else count} | {' | '.join(f'{1000 * one:.2f} ms' for one in found)} |")
+            turns = [[_cost(size, max(sizes), executor) for size in sizes] for _ in range(repeats)]
+        cells = [[1000 * statistics.median(part) for part in zip(*column, strict=True)] for column in zip(*turns, strict=True)]
+        shown = (f"{clock:.2f} ms, {processor:.2f} of a processor" for clock, processor in cells)
+        lines.append(f"| {'this process' if count == HERE else count} | {' | '.join(shown)} |")
     return lines
+
+
+def _cost(size: int, total: int, executor: Executor) -> tuple[float, float]:
+    """Seconds an item by the clock and of processors, of as many runs of `size` items as make `total`."""
+    runs_of_it = max(1, total // size)
+    used = _processor_seconds()
+    seconds = sum(seconds_for(trivial, range(size), 1, executor) for _ in range(runs_of_it))
+    return seconds / (runs_of_it * size), (_processor_seconds() - used) / (runs_of_it * size)
+
+
+def _processor_seconds() -> float:
+    """Of this process and its workers so far."""
+    own = sum(os.times()[:2])
+    try:
+        import psutil
+    except ImportError:  # comes with Dask, without which there are no workers
+        return own
+    return own + sum(sum(process.cpu_times()[:2]) for process in psutil.Process().children(recursive=True))
 
 
 def paper_size(evaluations_per_second: float, counts: Sequence[int], share: float) -> list[str]:

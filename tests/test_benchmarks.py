@@ -1,5 +1,6 @@
 """The benchmarks' command lines: bad values end with a sentence and an exit code before anything is measured."""
 
+import re
 import subprocess
 import sys
 
@@ -109,9 +110,19 @@ def test_the_papers_size_is_divided_by_the_workers():
 
 def test_an_item_that_costs_nothing_is_timed_in_this_process_without_dask():
     *_, line = division.costs([division.HERE], [3, 6], repeats=1)
-    assert line.startswith("| this process | ") and all(
-        float(cell.removesuffix(" ms |").removesuffix(" ms")) > 0 for cell in line.split(" | ")[1:]
-    )
+    name, *cells = line.strip("| ").split(" | ")
+    assert name == "this process" and len(cells) == 2
+    for cell in cells:
+        clock, processor = map(float, re.fullmatch(r"([\d.]+) ms, ([\d.]+) of a processor", cell).groups())
+        assert 0 < clock and 0 <= processor
+
+
+def test_each_size_has_as_many_items_in_all(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(division, "seconds_for", lambda procedure, items, batch_size, executor: sizes.append(len(items)) or 0.5)
+    *_, line = division.costs([division.HERE], [10, 25, 100], repeats=2)
+    assert sizes == [16, *2 * ([10] * 10 + [25] * 4 + [100])]
+    assert line.startswith("| this process | 50.00 ms, ") and "| 20.00 ms, " in line and "| 5.00 ms, " in line
 
 
 def test_a_table_is_measured_as_its_page_measures_it():

@@ -1,6 +1,5 @@
 """Half precision by the environment: the UNet multiplies in it where no gradient is taken, and results say so and lie apart."""
 
-import runpy
 import sys
 
 import pytest
@@ -18,7 +17,7 @@ from companion.studies.reconstruction.study import TABLE_PARAMETERS
 from companion.weights.pipelines import load_pipeline
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
-from rehearsing import pages
+from rehearsing import folders, pages, pipeline
 
 COLAB = paths.CONFIGS / "colab_t4"
 DOORS = {"table2_recon": TABLE_PARAMETERS, "fig03_interpolation": {**PAIRS, **ANID_PARAMETERS}, "fig05_text_edit": EDITS}
@@ -26,9 +25,10 @@ DOORS = {"table2_recon": TABLE_PARAMETERS, "fig03_interpolation": {**PAIRS, **AN
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    command = runpy.run_path(str(paths.ROOT / "tools" / "sd15_rehearsal.py"))
     folder = tmp_path_factory.mktemp("colab")
-    command["build"](folder, "slim")
+    pipeline.write_pipeline(folder / "sd15", "slim", words=folders.words())
+    folders.write_coco(folder / "coco")
+    folders.write_edits(folder / "edits")
     return folder
 
 
@@ -123,9 +123,8 @@ def test_the_profile_runs_in_float16(name, built, monkeypatch):
     for place in ("RUNS", "OUT"):
         monkeypatch.setattr(paths, place, built / place.lower())
     monkeypatch.setenv(SETTING, "float16")
-    data = built / {"../coco": "coco", "../edits": "edits"}[yaml.safe_load((COLAB / f"{name}.yaml").read_text(encoding="utf-8"))["dataset"]]
-    smooth = str(built / "adapters" / "smooth")
-    places = {"model": str(built / "sd15"), "dataset": str(data), "adapter": smooth, "adapters": [smooth]}
+    data = built / ("edits" if name == "fig05_text_edit" else "coco")
+    places = {"model": str(built / "sd15"), "dataset": str(data)}
     pages.run_page(name, pages.small_parameters(name, COLAB / f"{name}.yaml", places))
     found = [file.read_text(encoding="utf-8") for file in (built / "out").glob(f"{name}.json")]
     assert all("float16 products" in text for text in found) and bool(found) == (name != "fig05_text_edit")

@@ -15,13 +15,6 @@ from companion.weights.convert import convert, main
 from companion.weights.pipelines import load_pipeline
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def copy(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")

@@ -16,13 +16,6 @@ from companion.weights.pipelines import blank_modules, default_guidance_scale, f
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def mini(tmp_path, monkeypatch):
     return ship_tiny_pipeline(tmp_path / "models", monkeypatch)

@@ -4,18 +4,11 @@ import json
 
 import huggingface_hub.constants
 import pytest
-from tiny import assert_one_sentence, tiny_pipeline
+from tiny import assert_one_sentence
 
 from companion.weights.pipelines import load_pipeline, load_vae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -7,14 +7,16 @@ import gc
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
-from companion.runs import runs
+from companion.runs import division, runs
 from companion.runs.claims import Claims
 from companion.runs.stored import item_key
 
-FEW, MANY, EVENLY = 60, 600, 0.05
+NUMBERS = 40, 80, 160  # of items; what the later ones cost is compared, so that what a run costs once does not count
+EVENLY = 0.05
 
 
 def calls(work):
@@ -37,18 +39,21 @@ def calls(work):
     return counted[0]
 
 
-def cost(folder, count, **options):
-    """Calls an item of a run of `count` items that cost nothing."""
+def cost(folder, count, procedure=None, **options):
+    """Calls of a run of `count` items that cost nothing."""
     arguments = dict(name="cost", config={}, root=folder / str(count), progress=False) | options
-    return calls(lambda: runs.run_items(range(count), trivial, **arguments)) / count
+    return calls(lambda: runs.run_items(range(count), procedure or trivial, **arguments))
 
 
 def trivial(items):
     return [{"value": item} for item in items]
 
 
-def assert_flat(few, many):
-    assert many < few * (1 + EVENLY), f"{few:.0f} calls an item of {FEW}, {many:.0f} of {MANY}"
+def growth(run):
+    """How much dearer an item is among the later ones than among the first, of runs of `NUMBERS` items: 0 where it costs the same."""
+    few, some, many = map(run, NUMBERS)
+    first, later = ((b - a) / (n - m) for (a, m), (b, n) in pairwise(zip((few, some, many), NUMBERS, strict=True)))
+    return later / first - 1
 
 
 class Ahead(ThreadPoolExecutor):
@@ -63,33 +68,48 @@ def warm(tmp_path):
 
 
 def test_an_item_costs_the_same_among_few_and_many(tmp_path):
-    few, many = (cost(tmp_path, count) for count in (FEW, MANY))
-    assert_flat(few, many)
+    assert growth(lambda count: cost(tmp_path, count)) < EVENLY
+
+
+def test_a_cost_that_grows_is_seen(tmp_path):
+    """A procedure that looks at one more thing for each item before it."""
+    seen = []
+
+    def growing(items):
+        seen.extend(items)
+        return [{"value": sum(map(len, map(str, seen)))} for _ in items]
+
+    def run(count):
+        seen.clear()
+        return cost(tmp_path, count, growing)
+
+    assert growth(run) > EVENLY
 
 
 def test_an_item_costs_the_same_where_an_executor_computes_it(tmp_path):
+    """Waiting is counted too, and depends on chance: half as much again is allowed, which a cost that grows with the items exceeds."""
     with Ahead(1) as executor:
         cost(tmp_path, 3, executor=executor)
-        few, many = (cost(tmp_path, count, executor=executor) for count in (FEW, MANY))
-    assert_flat(few, many)
+        assert growth(lambda count: cost(tmp_path, count, executor=executor)) < 0.5
 
 
 def test_an_item_that_is_stored_costs_the_same_among_few_and_many(tmp_path):
-    again = []
-    for count in (FEW, MANY):
+    def again(count):
         cost(tmp_path, count)
-        again.append(cost(tmp_path, count))
-    assert_flat(*again)
+        return cost(tmp_path, count)
+
+    assert growth(again) < EVENLY
 
 
 def test_an_item_costs_the_same_while_another_process_holds_some(tmp_path, monkeypatch):
     """The other one holds eight, from the middle on, and gives them back when this process has nothing else to do."""
-    found = []
-    for count in (FEW, MANY):
+
+    def run(count):
         folder = runs.run_folder("cost", {}, root=tmp_path / str(count)) / runs._Run(tmp_path, trivial, "cpu", False, "").origin.code
         with Claims(folder) as other:
             keys = [item_key(item) for item in range(count // 2, count // 2 + 8)]
             assert other.take(keys)
-            monkeypatch.setattr("companion.runs.division.time.sleep", lambda _: other.release(keys))  # noqa: B023
-            found.append(cost(tmp_path, count))
-    assert_flat(*found)
+            monkeypatch.setattr(division.time, "sleep", lambda _: other.release(keys))
+            return cost(tmp_path, count)
+
+    assert growth(run) < EVENLY

@@ -77,7 +77,7 @@ def test_a_cost_that_grows_is_seen(tmp_path):
 
     def growing(items):
         seen.extend(items)
-        return [{"value": sum(map(len, map(str, seen)))} for _ in items]
+        return [{"value": sum(len(str(one)) for one in seen)} for _ in items]
 
     def run(count):
         seen.clear()

@@ -9,7 +9,7 @@
 #   make unit            the tests in tests/
 #   make notebooks       every notebook with the small settings of configs/smoke
 #   make sd15-rehearsal  every preset of configs/sd15 on random weights of the real architecture: works, seconds, memory; ARGS="--width slim"
-#   make torture         kills, damaged files and bad input by the hundred, and what became of them: 20 minutes; ARGS="--kills 10"
+#   make torture         kills, damaged files and bad input by the hundred, and what became of them: 10 minutes; ARGS="--kills 10"
 #   make record          keep a finished run of `make NAME`: its outputs in notebooks/, its record in data/results; then `make refresh`
 #   make keep            the same without `make refresh`
 #   make results         record every page whose code, settings, weights or data have changed, then `make refresh`: hours on a CPU, resumable

@@ -5,6 +5,7 @@ what is left is what this library does with an item: its claim, its batch's way 
 """
 
 import argparse
+import math
 import os
 import statistics
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from companion.base import paths
-from companion.base.config import configuration
+from companion.base.config import OneSentenceParser, configuration
 from companion.base.machine import machine
 from companion.runs import runs
 from companion.runs.division import Here
@@ -188,9 +189,21 @@ def paper_size(evaluations_per_second: float, counts: Sequence[int], share: floa
     return lines
 
 
+def _check(parser: OneSentenceParser, options: argparse.Namespace) -> None:
+    """Ends with one sentence where an option is out of range."""
+    least = {"workers": 0, "images": 0, "waiting": 0, "seconds": 0, "batch_size": 1, "steps": 1, "trivial": 1, "repeats": 1}
+    for name, minimum in (least | {"paper_workers": 1, "evaluations_per_second": 1e-9, "share": 1e-9}).items():
+        given = getattr(options, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not minimum <= value < math.inf:
+                parser.error(f"--{name.replace('_', '-')} is {value}, but must be a number of at least {minimum:g}")
+    if options.share > 1:
+        parser.error(f"--share is {options.share}, but must be at most 1")
+
+
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="0: this process")
     parser.add_argument("--images", type=int, default=48, help="of the table; 0: no table")
@@ -204,6 +217,7 @@ def main() -> None:
     parser.add_argument("--evaluations-per-second", type=float, help="of one worker, for the paper's size (what is measured here)")
     parser.add_argument("--share", type=float, default=0.9, help="of a worker's time that counts, for the paper's size")
     options = parser.parse_args()
+    _check(parser, options)
     os.environ.pop(SETTING, None)
     torch.set_num_threads(1)
     host, rate = machine(), options.evaluations_per_second

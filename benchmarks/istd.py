@@ -1,4 +1,4 @@
-"""Time of an ISTD run against its bare UNet and decoder forwards: `python -m benchmarks.istd [--prompts 8] [--steps 50]`.
+"""Time of an ISTD run against its bare UNet and decoder forwards: `python -m benchmarks.istd [--device cuda] [--compile]`.
 
 "run" is everything: text encoding, noises, walk, distances, LPIPS, storage. "bare" is the same number of forward passes at the same sizes,
 and nothing else. Both are timed alternately; a third figure takes both from within the run (`seconds` / `forward_seconds` of the items).
@@ -17,6 +17,7 @@ from companion.runs import runs
 from companion.studies.smoothness.generation import initial_noise
 from companion.studies.smoothness.walks import LatentWalk, walk_prompts_from
 from companion.weights import pipelines as models
+from smoothlib.execution import compile_blocks
 from smoothlib.sampling import Sampling, decode_latents, encode_prompts
 
 
@@ -58,13 +59,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--frames", type=int, default=11)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="the UNet's blocks, for the run and for the bare forwards")
     options = parser.parse_args()
-    pipe = models.load_pipeline(options.model)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, but PyTorch finds no GPU here")
+    pipe = models.load_pipeline(options.model, device=options.device)
+    if options.compile:
+        compile_blocks(pipe.unet)
     prompts = walk_prompts_from(datasets.load_scenes("test"), options.prompts)
     sampling = Sampling(models.default_guidance_scale(options.model), options.steps)
-    host = machine()
-    print(f"{host['name']}, {host['threads']} threads; {options.prompts} prompts x {options.frames} frames, {options.steps} steps")
-    bare_seconds(pipe, prompts[:1], replace(sampling, num_inference_steps=1), options.frames, 1)  # warm up
+    host = machine(options.device)
+    how = ", compiled" if options.compile else ""
+    print(f"{host['name']}, {host['threads']} threads; {options.prompts} prompts x {options.frames} frames, {options.steps} steps{how}")
+    few = replace(sampling, num_inference_steps=2)
+    bare_seconds(pipe, prompts, few, options.frames, options.batch_size)  # warm up, and compile for every size of a batch
+    run_seconds(pipe, prompts, few, options.frames, options.batch_size)
     run, bare = [], []
     for _ in range(options.repeats):
         bare.append(bare_seconds(pipe, prompts, sampling, options.frames, options.batch_size))

@@ -50,17 +50,25 @@ class Samples:
         return Samples(**{name: value.double() if value.is_floating_point() else value for name, value in values.items()})
 
     def denoiser(self, unet: UNet2DConditionModel, guidance_scale: float = 1.0) -> Denoiser:
-        """`eps -> (x0_hat, output)` for all samples, as `DenoisingObjective` has it; x0_hat of the guided prediction (Eq. 5)."""
-        a, s = (value.sqrt().view(-1, 1, 1, 1) for value in (self.alpha_bar, 1 - self.alpha_bar))
+        """`eps -> (x0_hat, output)` for all samples, as `DenoisingObjective` has it; x0_hat of the guided prediction (Eq. 5).
+
+        `eps` may hold several noises for each sample: those of all, then of all again.
+        """
 
         def denoise(eps: Tensor) -> tuple[Tensor, Tensor]:
-            x_t = a * self.z0 + s * eps
-            output = guided = unet(x_t, self.timesteps, self.context).sample.to(x_t.dtype)
+            many = self if len(eps) == len(self) else self._repeated(len(eps) // len(self))
+            a, s = (value.sqrt().view(-1, 1, 1, 1) for value in (many.alpha_bar, 1 - many.alpha_bar))
+            x_t = a * many.z0 + s * eps
+            output = guided = unet(x_t, many.timesteps, many.context).sample.to(x_t.dtype)
             if guidance_scale != 1:
-                guided = guidance_scale * output - (guidance_scale - 1) * unet(x_t, self.timesteps, self.null).sample.to(x_t.dtype)
-            return predict_x0(guided, x_t, self.alpha_bar), output
+                guided = guidance_scale * output - (guidance_scale - 1) * unet(x_t, many.timesteps, many.null).sample.to(x_t.dtype)
+            return predict_x0(guided, x_t, many.alpha_bar), output
 
+        denoise.takes_copies = True
         return denoise
+
+    def _repeated(self, times: int) -> "Samples":
+        return Samples(**{field.name: torch.cat([getattr(self, field.name)] * times) for field in fields(self)})
 
 
 def real_samples(count: int = 48, seed: int = 0) -> Samples:

@@ -30,11 +30,19 @@ class Estimate:
 
 
 def network_of(pipe: Any) -> nn.Module:
-    """The denoising network of a diffusers pipeline: its `unet` or its `transformer`."""
+    """The denoising network of a diffusers pipeline: its `unet` or its `transformer`; TypeError as for `check_plain`."""
+    check_plain(pipe)
     for name in ("unet", "transformer"):
         if (network := getattr(pipe, name, None)) is not None:
             return network
     raise ValueError(f"pipe is {type(pipe).__name__}, but must have a unet or a transformer")
+
+
+def check_plain(pipe: Any) -> None:
+    """TypeError for a pipeline with several text encoders (SDXL, SD3, FLUX): it takes more than a prompt, which a view of it carries."""
+    if hasattr(pipe, "text_encoder_2"):
+        wanted = "but must be a StableDiffusionPipeline, or the view that smoothlib.bases.views.base_view makes of a few others"
+        raise TypeError(f"pipe is {type(pipe).__name__}, {wanted}")
 
 
 def prediction_type_of(source: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .denoiser import Added, network_of, predict_noise
+from .denoiser import Added, check_plain, network_of, predict_noise
 from .diffusion import check_finite, check_number, sampling_scheduler, set_timesteps, warn_of_signal
 from .embeddings import Embeds, check_embeds, embeds_at
 
@@ -97,7 +97,8 @@ def encode_images(pipe: "StableDiffusionPipeline", images: Tensor) -> Tensor:
 
 
 def check_images(pipe: "StableDiffusionPipeline", images: Tensor) -> None:
-    """ValueError unless `encode_images` can take them."""
+    """ValueError unless `encode_images` can take them; TypeError as for `denoiser.check_plain`."""
+    check_plain(pipe)
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
     factor = pipe.vae_scale_factor
@@ -119,6 +120,7 @@ def decode_latents(pipe: "StableDiffusionPipeline", z: Tensor) -> Tensor:
         >>> images.shape, bool(images.abs().max() <= 1)
         (torch.Size([2, 3, 64, 64]), True)
     """
+    check_plain(pipe)
     check_finite("z", z)
     z = z.to(pipe.vae.device, pipe.vae.dtype)
     return pipe.vae.decode(z / pipe.vae.config.scaling_factor, return_dict=False)[0].float().clamp(-1, 1)

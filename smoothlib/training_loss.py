@@ -54,9 +54,9 @@ class _Batch:
 
     def denoise(self, eps: Tensor, rows: slice = slice(None), guidance_scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """x0_hat of the guided prediction (Eq. 5), and the network's output for the prompt alone, of these rows with the noise eps."""
-        level, t, embeds = self.level[rows], self.t[rows], self.prompt_embeds[rows]
-        added = {name: value[rows] for name, value in self.added.items()}
-        x_t = noised(self.latents[rows], eps, level, self.prediction_type)
+        latents, level, t, embeds = (_of_rows(v, rows, len(eps)) for v in (self.latents, self.level, self.t, self.prompt_embeds))
+        added = {name: _of_rows(value, rows, len(eps)) for name, value in self.added.items()}
+        x_t = noised(latents, eps, level, self.prediction_type)
         if guidance_scale == 1:
             output = guided = wide(call_network(self.network, x_t, t, embeds, added))
         else:  # one call as in `denoiser.predict_noise`, which does not give the prompt's own prediction, that L_base needs
@@ -83,8 +83,9 @@ class _Batch:
 
 
 def _of_rows(values: Tensor, rows: slice, count: int) -> Tensor:
-    """These rows of a condition that is given for each sample, or once for all."""
-    return values.expand(count, *values.shape[1:]) if len(values) == 1 else values[rows]
+    """These rows of what is given for each sample, or once for all, one after another until there are `count`."""
+    values = values if len(values) == 1 else values[rows]
+    return values if len(values) == count else values.repeat(count // len(values), *[1] * (values.ndim - 1))
 
 
 def regularized_loss(
@@ -184,6 +185,7 @@ def _variation(
     # the graph of what is trained before the network would be gone when a later evaluation needs it
     deferred = [] if batch.prompt_embeds.requires_grad or batch.latents.requires_grad else trained
     sampled = partial(batch.denoise, rows=part, guidance_scale=guidance_scale)
+    sampled.takes_copies = True
     variation = regularizer(sampled, eps[part], noise_level, time, direction_noise[part], deferred, trained)
     if n == len(eps):
         return variation, variation.output

@@ -105,7 +105,8 @@ def pages(view):
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "the pipeline's folder"
         place.mkdir()
-        (place / "model_index.json").write_text(json.dumps({"_class_name": type(pipe).__name__}))
+        parts = {name: ["library", type(part).__name__] for name, part in pipe.components.items()}
+        (place / "model_index.json").write_text(json.dumps({"_class_name": type(pipe).__name__, **parts}))
         try:
             check_pipeline_kind(place)
         except ValueError as error:

@@ -144,6 +144,7 @@ def test_conditions_come_back_and_are_not_optimised():
 def test_a_lora_is_trained_with_the_regularizer(name):
     seen = view(name)
     inner = network(seen if name == "sd2" else seen.pipe)
+    torch.manual_seed(1)  # the LoRA's first weights
     inner.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights="gaussian"))
     trained = [parameter for parameter in inner.parameters() if parameter.requires_grad]
     asked, scheduler = (inner, seen.scheduler) if name == "sd2" else (seen.trained, seen.trained_scheduler)
@@ -232,6 +233,23 @@ def test_what_cannot_be_shown_as_a_base_is_refused_by_name():
     refused(ValueError, "scheduler is DDIMScheduler, but must be a FlowMatchEulerDiscreteScheduler", sd3, size=16)
     flux.transformer.register_to_config(in_channels=32)
     refused(ValueError, "takes 32 channels, but must take the latent's 16 alone", flux, size=16)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_pipeline_that_is_not_shown_as_a_base_is_refused(name):
+    pipe = pipeline(name)
+    for use in (
+        lambda: encode_prompts(pipe, ["a dog"]),
+        lambda: encode_images(pipe, IMAGES),
+        lambda: decode_latents(pipe, X),
+        lambda: sample(pipe, X, X, guidance_scale=1.0),
+        lambda: ddim_invert(pipe, X, X),
+    ):
+        with pytest.raises(
+            (TypeError, ValueError), match=type(pipe).__name__ + ", but must be a Stable|FlowMatch.* but must have DDIM's"
+        ) as raised:
+            use()
+        assert_one_sentence(raised)
 
 
 def test_odd_latents_are_refused_before_the_transformer_drops_a_row():

@@ -78,7 +78,7 @@ def test_real_samples_are_measured_too():
     options = regularizer.parse(["--samples", "real", "--batch", "1", "--steps", "1"])
     options.way = "ours, one-sided"
     found = regularizer.measure(options)
-    assert found["seconds"] > 0 and found.keys() == {"seconds", "gib"}
+    assert found["seconds"] > 0 and found.keys() == {"seconds", "gib", "batch", "error", "calls", "forward", "backward"}
 
 
 def test_a_note_is_about_the_step_that_the_training_had():
@@ -106,6 +106,23 @@ def test_the_recorded_errors_are_of_the_ways_that_are_measured_and_within_what_i
 def test_the_papers_size_is_divided_by_the_workers():
     _, _, walks, *_ = division.paper_size(10.0, [1, 8], 0.9)
     assert walks.split(" | ")[1:] == ["1,100,000", "34 h", "4.24 h |"]  # 1,100,000 / 10 / 3600 / .9 = 33.95
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workers", "1", "-1"], "--workers is -1, but must be a number of at least 0"),
+        (["--batch-size", "0"], "--batch-size is 0, but must be a number of at least 1"),
+        (["--seconds", "nan"], "--seconds is nan, but must be a number of at least 0"),
+        (["--evaluations-per-second", "inf"], "--evaluations-per-second is inf, but must be a number of at least 1e-09"),
+        (["--share", "2"], "--share is 2.0, but must be at most 1"),
+    ],
+)
+def test_a_division_of_nothing_is_refused(monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", ["division", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        division.main()
+    assert raised.value.code == 2 and capsys.readouterr().err.endswith(f": {sentence}; --help shows how.\n")
 
 
 def test_an_item_that_costs_nothing_is_timed_in_this_process_without_dask():

@@ -175,6 +175,8 @@ def test_links_that_lead_out_of_the_folder_are_refused(tmp_path, folder):
     linked.symlink_to(secret)
     with pytest.raises(ListingError, match=r"captions_val2017\.json names '000000000042\.jpg', a link that leads out"):
         open_data(str(tmp_path / "coco"), split, None, 16, None, 1)
+    with pytest.raises(ListingError, match=r"captions_val2017\.json names '000000000042\.jpg', a link that leads out"):
+        load_items(str(tmp_path / "coco"), split, 1, size=16)
 
 
 def test_what_a_folder_looks_like_decides_unless_it_is_said(folder):

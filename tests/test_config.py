@@ -38,6 +38,7 @@ def test_accepted_values_are_frozen_and_typed():
         (Integer(2, 100), 1, "Parameter x is 1, but must be a whole number of at least 2 and at most 100."),
         (Integer(2), 2.0, "Parameter x is 2.0, but must be a whole number of at least 2."),
         (Integer(), True, "Parameter x is True, but must be a whole number."),
+        (Integer(0), 2**70, "Parameter x is 1180591620717411303424, but must be a whole number between -2**63 and 2**63."),
         (Integer(), "3", "Parameter x is '3', but must be a whole number."),
         (Number(maximum=30), 31, "Parameter x is 31, but must be a number of at most 30."),
         (Number(1, 30), float("nan"), "Parameter x is nan, but must be a number of at least 1 and at most 30."),

@@ -105,7 +105,7 @@ def test_under_autocast_the_differences_are_taken_in_float32_unless_told_otherwi
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (dict(gradient="one_sided"), "gradient must be central, double_backward or forward_mode in half precision, got one_sided"),
+        (dict(gradient="one_sided"), "gradient must be central, paired, double_backward or forward_mode in half precision, got one_sided"),
         (dict(gradient="one_sided", difference=0.01), "in half precision, got one_sided"),
         (dict(gradient="forward_mode", difference_precision="network"), "must be float32 for forward_mode under autocast, got 'network'"),
     ],

@@ -117,6 +117,11 @@ def test_the_command_writes_both_and_says_where(tmp_path, modules, monkeypatch, 
     with pytest.raises(ValueError, match="but must be another than that of diffusers' file") as raised:
         export(source, tmp_path / "other", modules, "pytorch_lora_weights")
     assert_one_sentence(raised)
+    for name in ("../mine", "a/b", "a\\b", "/x", "..", ".", "a\0b"):
+        with pytest.raises(ValueError, match="but must be a file's name alone") as raised:
+            export(source, tmp_path / "other", modules, name)
+        assert_one_sentence(raised)
+    assert not (tmp_path / "other").exists() and not list(tmp_path.glob("*.safetensors"))
     source.joinpath(DIFFUSERS).rename(source / "unet_difference.safetensors")
     with pytest.raises(ValueError, match="is a full fine-tune, but must be a LoRA") as raised:
         export(source, tmp_path / "other", modules)

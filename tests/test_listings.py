@@ -101,6 +101,19 @@ def test_the_item_of_a_missing_picture_names_it(tmp_path):
         split.item(0)
 
 
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path):
+    coco(tmp_path, images=[IMAGE | {"file_name": "b.png"}])
+    (tmp_path / "val" / "a.png").rename(tmp_path / "outside.png")
+    (tmp_path / "val" / "b.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(ListingError, match=r"captions_val\.json names 'b\.png', a link that leads out of the folder"):
+        CocoSplit(tmp_path, "val")
+
+
+def test_true_is_no_number_of_images():
+    with pytest.raises(ValueError, match=r"limit must lie in \[1, 1000\] .*, got True"):
+        load_items(limit=True)
+
+
 @pytest.mark.parametrize("seed", [None, -1, 1.0, "0", True])
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ValueError, match=r"^seed is .*, but must be a whole number of at least 0$"):

@@ -115,6 +115,9 @@ def test_changed_modules_and_scenes_concern_all_pages_and_a_cards_figures_none(c
     monkeypatch.setattr(tool, "modules_behind", lambda *names: dict.fromkeys([*names, "walks"], "edited"))
     results(monkeypatch, "--plan")
     assert "first: modules (" in capsys.readouterr().out
+    monkeypatch.setattr(tool, "reason_for", lambda name, now, before: "refuses more")
+    results(monkeypatch, "--plan")
+    assert capsys.readouterr().out.count("current") == 2  # they compute the same numbers
     write_card(checkout.root / "scenes", shard="others")
     results(monkeypatch, "--plan")
     assert capsys.readouterr().out.count("the scenes") == 2

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from tiny import tiny_pipeline
 
 from companion.evidence.records import load_record
@@ -66,6 +67,7 @@ def test_differences_are_told_with_interval_and_count():
 
 def test_what_does_not_fit_ends_in_one_sentence_before_any_work(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("companion.studies.measure.study.MeasureStudy.measure_all", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     few = tmp_path / "few.txt"
     few.write_text("one prompt\n", encoding="utf-8")
     wrong = {
@@ -75,6 +77,8 @@ def test_what_does_not_fit_ends_in_one_sentence_before_any_work(tmp_path, capsys
         ("--num-prompts", "1"): "num_prompts is 1, but must be a whole number of at least 2",
         ("--frames", "2"): "frames is 2, but must be a whole number of at least 3",
         ("--device", "tpu"): "device is 'tpu', but must be one of 'auto', 'cpu', 'cuda'",
+        ("--device", "cuda"): "device is 'cuda', but must be 'auto' or 'cpu': PyTorch finds no CUDA device here",
+        ("--out", "a\0b"): "'a\\x00b' holds a null byte, but must not",
         ("--model", "minni"): "the model 'minni' is not in",
         ("--adapter", "smoth"): "there is no adapter 'smoth'",
         ("--adapter", "smooth", "--adapter", "smooth"): "adapter is ['smooth', 'smooth'], but must be a list without repeats",

@@ -65,7 +65,7 @@ def test_the_default_guidance_scale_is_the_cards_or_the_papers(mini, saved):
         ("a/b/c", ValueError, "name must be a model in .* not 'a/b/c'"),
         ("someone/model", ValueError, "'someone/model' is not a folder here, .* revision must be its commit of 40 hex digits .* not ''"),
         ("someone/model@main", ValueError, "not 'main'"),
-        ("models/x.safetensors", ValueError, "name is 'models/x.safetensors', but must be .*from_single_file"),
+        ("models/x.safetensors", ValueError, "name is 'models/x.safetensors', but must be .*companion.weights.convert FILE"),
         ("x.safetensors", ValueError, "name is 'x.safetensors', but must be .* a folder with a diffusers pipeline"),
     ],
 )

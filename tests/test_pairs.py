@@ -63,6 +63,9 @@ def test_one_prompt_may_be_shared_and_takes_its_words_from_the_record():
         (dict(limit=1, seed=1000), r"seed must lie in \[0, 999\], not 1000"),
         (dict(limit=1, prompt="a {class}"), r"name fields of the records \(id, caption, cls\), not 'a {class}'"),
         (dict(limit=1, prompt="a {"), "not 'a {'"),
+        (dict(limit=1, prompt="{cls:>100000000}"), "not '{cls:>100000000}'"),
+        (dict(limit=1, prompt="{cls.__class__}"), "not '{cls.__class__}'"),
+        (dict(limit=1, prompt="{cls!r}"), "not '{cls!r}'"),
     ],
 )
 def test_what_cannot_be_had_is_named(options, message):

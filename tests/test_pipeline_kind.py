@@ -6,7 +6,7 @@ import huggingface_hub.constants
 import pytest
 from tiny import assert_one_sentence
 
-from companion.weights.pipelines import load_pipeline, load_vae
+from companion.weights.pipelines import blank_modules, load_pipeline, load_vae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -64,9 +64,22 @@ def test_a_network_or_a_schedule_of_another_kind_is_refused(without_weights, fil
 
 
 def test_settings_that_are_no_json_are_named(without_weights):
-    (without_weights / "unet/config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"unet/config\.json is .*, but must be JSON") as raised:
-        load_pipeline(str(without_weights))
+    for content, message in (
+        ("{", r"unet/config\.json is not JSON \(.*\): fetch it again"),
+        ("[5]", r"unet/config\.json holds \[5\], but must hold facts by name: fetch it again"),
+    ):
+        (without_weights / "unet/config.json").write_text(content)
+        for load in (load_pipeline, blank_modules):
+            with pytest.raises(ValueError, match=message) as raised:
+                load(str(without_weights))
+            assert_one_sentence(raised)
+
+
+@pytest.mark.parametrize("load", [load_pipeline, blank_modules])
+def test_an_index_that_lacks_a_part_is_refused_before_anything_is_read(without_weights, load):
+    change(without_weights / "model_index.json", vae=None)
+    with pytest.raises(ValueError, match=r"model_index\.json names no vae, but must name scheduler, .*: fetch it again") as raised:
+        load(str(without_weights))
     assert_one_sentence(raised)
 
 

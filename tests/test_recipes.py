@@ -147,3 +147,12 @@ def test_costs_are_those_of_cards_and_configuration():
     (first, *_) = costs["paper_setting"]()
     memory, seconds, hours = (float(re.match(r"[\d.]+", text)[0]) for text in first[2:5])
     assert memory > 1 and hours == round(30_000 * 8 * seconds / 3600) and "of 4" in first[4] and first[5]
+
+
+def test_every_adapter_that_ships_is_listed_once_with_what_tells_it_apart():
+    rows = runpy.run_path(str(ROOT / "book" / "_ext" / "training_costs.py"))["adapters"]()
+    names = [name for row in rows for name in row[0].split(", ")]
+    assert sorted(names) == sorted(file.parent.name for file in (ROOT / "data" / "models" / "adapters").glob("*/card.json"))
+    assert len({tuple(row[1:]) for row in rows}) == len(rows)
+    told = {row[0].split(", ")[0]: row[1:] for row in rows}
+    assert told["plain"][2:4] == ["0", "–"] and told["full"][1] == "every weight" and told["guided"][4] == "guided prediction, w = 3"

@@ -72,7 +72,11 @@ def test_rows_of_one_label_are_refused(adapters):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [(dict(kind="edict"), "kind must be one of vae, ddim, nti"), (dict(kind="nti"), "guidance_scale must differ from 1")],
+    [
+        (dict(kind="edict"), "kind must be one of vae, ddim, nti"),
+        (dict(kind="nti"), "guidance_scale must differ from 1"),
+        (dict(kind="ddim", guidance_scale=float("nan")), "guidance_scale is nan, but must be a finite number"),
+    ],
 )
 def test_bad_methods_are_named(options, sentence):
     with pytest.raises(ValueError, match=sentence):

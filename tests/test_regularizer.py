@@ -196,7 +196,7 @@ def test_a_network_that_ignores_its_input_has_no_variation_and_no_nan():
     [
         (dict(mode="released"), "mode must be one of paper, official, got 'released'"),
         (dict(weighting="square"), "weighting must be one of multiply, none, divide, got 'square'"),
-        (dict(gradient="reverse"), "gradient must be one of double_backward, central, one_sided, forward_mode, got 'reverse'"),
+        (dict(gradient="reverse"), "gradient must be one of double_backward, central, one_sided, forward_mode, paired, got 'reverse'"),
         (dict(difference=0), "difference must be auto or a positive number, got 0"),
         (dict(difference="small"), "difference must be auto or a positive number, got 'small'"),
         (dict(difference=float("nan")), "difference must be auto or a positive number, got nan"),

@@ -6,11 +6,11 @@ import pytest
 import torch
 from sample_records import make
 
-from companion.base import staleness
+from companion.base import paths, same_numbers, staleness
 from companion.base.config import ConfigurationError
 from companion.base.staleness import modules_behind, package_modules, source_hash, staleness_note, united
 from companion.evidence import status
-from companion.evidence.records import comparison_table, save_record, stale
+from companion.evidence.records import comparison_table, load_record, record_files, save_record, stale
 
 RUNS, STATISTICS = "companion.runs.runs", "companion.evidence.statistics"
 SOURCE = '''"""A module."""
@@ -160,7 +160,53 @@ def test_a_record_of_several_codes_is_older_than_the_code(package):
     assert stale({"provenance": {"modules": together}}) == ["house.sampling"]
 
 
-def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Writes the table of versions that compute the same numbers."""
+
+    def write(table):
+        (tmp_path / same_numbers.FILE).write_text(table if isinstance(table, str) else json.dumps(table))
+        same_numbers.pairs.cache_clear()
+
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    same_numbers.pairs.cache_clear()
+    yield write
+    same_numbers.pairs.cache_clear()
+
+
+def test_a_version_that_computes_the_same_numbers_makes_nothing_stale(package, told, tmp_path):
+    before = modules_behind("house.absolute", "house.never")
+    record = {"provenance": {"modules": before}}
+    package("absolute.py", "x = 1\n")
+    assert stale(record) == ["house.absolute"] and staleness.same_numbers(record) == {}
+    now = modules_behind("house.absolute")["house.absolute"]
+    told({"house.absolute": {now: {before["house.absolute"]: "refuses more"}}})
+    assert stale(record) == [] and staleness_note(record) == ""
+    assert staleness.same_numbers(record) == {"house.absolute": "refuses more"}
+    assert stale({"provenance": {"modules": before | {"house.absolute": "0" * 16}}}) == ["house.absolute"]  # another version before
+    assert stale({"provenance": {"modules": before | {"house.absolute": [before["house.absolute"], now]}}}) == ["house.absolute"]
+    package("never.py", "x = 1\n")
+    assert stale(record) == ["house.never"]  # the pair is the other module's
+    package("absolute.py", "x = 2\n")
+    assert stale(record) == ["house.absolute", "house.never"] and staleness.same_numbers(record) == {}  # another version now
+
+
+@pytest.mark.parametrize("table", ["[", "[]", "5", {"a": 5}, {"a": {"b": ["c"]}}, {"a": {"b": {"c": ""}}}, {"a": {"b": {"c": None}}}])
+def test_a_damaged_table_of_such_versions_is_named(package, told, table):
+    record = {"provenance": {"modules": {"house.absolute": "0" * 16}}}
+    told(table)
+    with pytest.raises(ValueError, match=r"same_numbers\.json (is not the table|must give a reason).*: restore it$"):
+        stale(record)
+
+
+def test_every_pair_that_ships_is_of_the_module_that_is_here_and_of_a_record(sources_as_now):
+    """Else it serves nobody, and can go."""
+    behind = [record["provenance"]["modules"] for record in map(load_record, record_files(paths.RESULTS))]
+    for module, now, before in same_numbers.pairs(paths.DATA / same_numbers.FILE):
+        assert staleness._hash_now(module) == now and any(made.get(module) == before for made in behind), module
+
+
+def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now, monkeypatch):
     record = make()
     save_record(record, tmp_path / "table2_recon.json")
     record["provenance"]["moved"] = {"from": "0" * 40, "recorded_modules": {}}
@@ -182,6 +228,12 @@ def test_the_status_page_has_a_row_for_every_record(tmp_path, sources_as_now):
         "table2_recon": "the same",
         "train_base": f"changed: {STATISTICS}",
     }
+    monkeypatch.setattr(
+        status, "same_numbers", lambda record: {"a": "refuses more"} if record["name"] in ("table2_recon", "train_base") else {}
+    )
+    code_too = status.code_table(folder=tmp_path)["Code since"]
+    assert code_too["table2_recon"] == "1 module changed in what is refused, not in a number"
+    assert code_too["train_base"] == f"changed: {STATISTICS}; 1 module changed in what is refused, not in a number"
     assert code["Seal"].to_dict() == {"before": "none: older than seals"} | dict.fromkeys(("moved", "table2_recon", "train_base"), "holds")
     with pytest.raises(ConfigurationError, match=r"Parameter records is '.*nope', but must be a folder with recorded results"):
         status.execution_table(folder=tmp_path / "nope")

@@ -1,10 +1,11 @@
-"""Two processes (gloo): both end with equal parameters, those of one process with twice the batch."""
+"""Two processes (gloo): both end with equal parameters, those of one process with twice the batch, also with the frozen weights divided."""
 
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from accelerate.utils import DistributedType
 
 from companion.base import paths
 from companion.base.config import ConfigurationError
-from companion.training.loop import check_whole
+from companion.training.dividing import check_divisible, check_whole
 
 SCRIPT = textwrap.dedent(
     """
     import pathlib, sys
-    import torch
+    import safetensors.torch, torch
     sys.path[:0] = [sys.argv[2], sys.argv[3]]
     from companion.base import paths
     folder, batch_size, steps = pathlib.Path(sys.argv[1]), int(sys.argv[4]), int(sys.argv[5])
@@ -39,7 +40,13 @@ SCRIPT = textwrap.dedent(
     result = {"parameters": torch.cat([p.detach().flatten() for p in trainer.parameters]), "mean": objective.regularizer.running_mean}
     result["step"] = objective.regularizer.step_choice.rung, objective.regularizer.step_choice.error
     moments = trainer.optimizer.state_dict()["state"]  # Adam's first moment: after one step a tenth of the clipped gradient
+    frozen = [p for p in objective.unet.parameters() if not p.requires_grad]
+    result["held"] = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in frozen) / sum(p.numel() for p in frozen)
     result["gradient"] = torch.cat([moments[i]["exp_avg"].flatten() for i in sorted(moments)])
+    exported = folder / f"exported{trainer.accelerator.process_index}"
+    objective.export(exported)
+    weights = [w.flatten() for file in exported.glob("*.safetensors") for w in safetensors.torch.load_file(file).values()]
+    result["exported"] = torch.cat(weights).sort().values
     torch.save(result, folder / f"rank{trainer.accelerator.process_index}.pt")
     """
 )
@@ -64,12 +71,12 @@ def run(folder, processes, batch_size, steps, latents):
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-def launch(folder, batch_size, steps, latents):
-    """The two ranks' results by the book's command; --multi_gpu starts processes whether there are GPUs or not."""
+def launch(folder, batch_size, steps, latents, kind="--multi_gpu"):
+    """The two ranks' results by the book's command; each kind starts processes whether there are GPUs or not."""
     folder.mkdir()
     (folder / "latents").symlink_to(latents)
     (folder / "script.py").write_text(SCRIPT)
-    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    options = f"{kind} --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0".split()
     arguments = [str(folder), str(paths.ROOT), str(paths.ROOT / "tests"), str(batch_size), str(steps)]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(folder / "script.py"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -84,15 +91,21 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
     latents.mkdir()
     (alone,) = run(tmp_path / "one", 1, 4, 1, latents)
     first, second = run(tmp_path / "two", 2, 2, 1, latents)
-    assert torch.equal(first["parameters"], second["parameters"])
-    assert torch.equal(first["mean"], second["mean"])
-    torch.testing.assert_close(first["mean"], alone["mean"], rtol=1e-5, atol=1e-7)
-    scale = alone["gradient"].abs().max()
-    torch.testing.assert_close(first["gradient"], alone["gradient"], rtol=1e-3, atol=1e-4 * scale.item())
-    # Adam's first step is the sign of the gradient, whatever its size: where that is more than rounding, both went the same way
-    sure = alone["gradient"].abs() > 1e-3 * scale
-    assert sure.float().mean() > 0.5
-    torch.testing.assert_close(first["parameters"][sure], alone["parameters"][sure], rtol=0, atol=1e-5)
+    divided, other = launch(tmp_path / "divided", 2, 1, latents, "--use_fsdp --fsdp_version 2")
+    assert first["held"] == second["held"] == 1 and divided["held"] + other["held"] == pytest.approx(1, abs=0.01), (
+        "half of the frozen weights"
+    )
+    for here, there in ((first, second), (divided, other)):
+        assert torch.equal(here["parameters"], there["parameters"])
+        assert torch.equal(here["mean"], there["mean"])
+        assert torch.equal(here["exported"], here["parameters"].half().sort().values)
+        torch.testing.assert_close(here["mean"], alone["mean"], rtol=1e-5, atol=1e-7)
+        scale = alone["gradient"].abs().max()
+        torch.testing.assert_close(here["gradient"], alone["gradient"], rtol=1e-3, atol=1e-4 * scale.item())
+        # Adam's first step is the sign of the gradient, whatever its size: where that is more than rounding, both went the same way
+        sure = alone["gradient"].abs() > 1e-3 * scale
+        assert sure.float().mean() > 0.5
+        torch.testing.assert_close(here["parameters"][sure], alone["parameters"][sure], rtol=0, atol=1e-5)
 
     first, second = launch(tmp_path / "three steps", 2, 3, latents)
     assert torch.equal(first["parameters"], second["parameters"])
@@ -104,3 +117,12 @@ def test_a_model_that_is_divided_between_processes_is_refused():
         check_whole(kind)
     with pytest.raises(ConfigurationError, match=r"^distributed_type is FSDP, but must be MULTI_GPU \(DDP\), MULTI_CPU or NO: "):
         check_whole(DistributedType.FSDP)
+
+
+def test_what_is_trained_is_not_divided_nor_what_needs_second_derivatives():
+    check_divisible(SimpleNamespace(trainable="lora", regularizer=None))
+    check_divisible(SimpleNamespace(trainable="lora", regularizer=SimpleNamespace(gradient="central")))
+    with pytest.raises(ConfigurationError, match=r"^trainable is 'all', but must be 'lora' with --use_fsdp"):
+        check_divisible(SimpleNamespace(trainable="all", regularizer=None))
+    with pytest.raises(ConfigurationError, match=r"^gradient is 'double_backward', but must be central or one_sided with --use_fsdp"):
+        check_divisible(SimpleNamespace(trainable="lora", regularizer=SimpleNamespace(gradient="double_backward")))

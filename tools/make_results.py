@@ -26,6 +26,7 @@ from companion.base.config import OneSentenceParser, config_hash
 from companion.base.files import atomic_write
 from companion.base.machine import machine
 from companion.base.reading import read_json, read_yaml
+from companion.base.same_numbers import reason_for
 from companion.base.staleness import PACKAGES, has_no_influence, modules_behind, package_modules
 from companion.weights.cards import CARD
 from companion.weights.pipelines import load_pipeline
@@ -116,7 +117,7 @@ def what_changed(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
             continue
         if isinstance(value, dict) and isinstance(before, dict):
             differing = (name for name in value.keys() | before.keys() if value.get(name) != before.get(name))
-            names = sorted(name for name in differing if not has_no_influence(name))
+            names = sorted(name for name in differing if not _same_numbers(key, name, value.get(name), before.get(name)))
             if not names:
                 continue
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -124,6 +125,11 @@ def what_changed(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
         else:
             changed.append(key)
     return changed
+
+
+def _same_numbers(key: str, name: str, now: object, then: object) -> bool:
+    """Is `name` a module whose change leaves every number as it is? Weights, say, are never."""
+    return key == "modules" and (has_no_influence(name) or reason_for(name, now, then) is not None)
 
 
 def read_table(file: Path = TABLE) -> tuple[list[Page], dict[str, Any]]:

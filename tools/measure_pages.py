@@ -18,7 +18,7 @@ from browsing import DESKTOP, Site, headless
 PLACES = ("book", "notebooks")
 MEASURE = """() => {
   const article = document.querySelector('.bd-article') || document.body, top = article.getBoundingClientRect().top + scrollY;
-  const seen = e => e.checkVisibility() && e.getClientRects().length && !e.closest('.admonition-title');
+  const seen = e => e.checkVisibility() && e.getClientRects().length && !e.closest('.admonition-title, mjx-container');
   const pictures = [...article.querySelectorAll('img, svg[role], .smooth-widget, .smooth-explore, .smooth-toy')].filter(seen);
   const first = pictures.sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)[0];
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
@@ -58,6 +58,10 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_build" / "html", help="a built book")
     parser.add_argument("--screenshots", type=Path, help="an existing folder for a picture of each page's top")
     options = parser.parse_args()
+    if not any((options.folder / place).glob("*.html") for place in PLACES):
+        parser.error(f"folder is {options.folder}, but must be a built book, with pages in {' and '.join(PLACES)}")
+    if options.screenshots and not options.screenshots.is_dir():
+        parser.error(f"--screenshots is {options.screenshots}, but must be a folder that is there")
     print("| page | words before the first picture | pixels to it | pixels to the answer | tables cut | page height |\n|" + "---|" * 6)
     with headless() as browser:
         found = measure(browser, options.folder, options.screenshots)

@@ -484,6 +484,16 @@ def loaded(file: Path) -> Any:
 # Command line ---------------------------------------------------------------------------------------------------------------------
 
 
+def commit(root: Path, revision: str) -> str:
+    """The full hash of a commit; SystemExit with one sentence where there is none of this name."""
+    found = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], capture_output=True, text=True
+    )
+    if found.returncode:
+        raise SystemExit(f"revision is {revision!r}, but must be a commit of {root}")
+    return found.stdout.strip()
+
+
 def at_revision(root: Path, revision: str) -> dict[str, str]:
     """The sources at a commit: file -> text."""
     content = subprocess.run(["git", "-C", str(root), "archive", revision], check=True, capture_output=True).stdout
@@ -507,8 +517,9 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     options = parser.parse_args()
     root = options.root.resolve()
+    before = commit(root, options.revision)
     table = yaml.safe_load((root / "tools" / "moves.yaml").read_text(encoding="utf-8"))
-    old, new = at_revision(root, options.revision), in_tree(root)
+    old, new = at_revision(root, before), in_tree(root)
     proof, names = prove(old, new, table), Table(fitting(table["moves"], old), table["commands"])
     kinds = Counter(name.partition(".")[0] for name in proof.same)
     print(f"{len(proof.same)} definitions are the same ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}),")
@@ -520,8 +531,7 @@ def main() -> int:
     if proof.wrong:
         return 1
     if options.records:
-        commit = subprocess.run(["git", "-C", str(root), "rev-parse", options.revision], check=True, capture_output=True, text=True)
-        print(*rewrite_records(root, commit.stdout.strip(), old, new, proof, names), sep="\n")
+        print(*rewrite_records(root, before, old, new, proof, names), sep="\n")
     return 0
 
 

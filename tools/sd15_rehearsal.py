@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from companion.base import paths
-from companion.base.config import OneSentenceParser
+from companion.base.config import OneSentenceParser, errors_as_exit_codes
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
 PRESETS, TRAINING = paths.CONFIGS / "sd15", "training"
@@ -118,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--only is {unknown[0]!r}, but must be of {', '.join(names())}")
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes is {options.minutes:g}, but must be greater than 0")
-    build(folder, options.width)
+    with errors_as_exit_codes(parser.prog):
+        build(folder, options.width)
     if options.build:
         return 0
     return print_table(options.only or names(), folder, minutes=options.minutes, again=options.again)

@@ -3,6 +3,7 @@
 - Below the title: the verdicts on the claims that the page's record decides; the sentence that the page marks as its conclusion, by a line
   `% conclusion` above a paragraph or list item; and its first picture, again where it is explained.
 - Code is folded, one click away, but for the parameters and cells with the tag `show-input`.
+- Lines of progress ("Base: 180 of 180"), a box each, are left out.
 - Tables are made from the record (`companion.evidence.page_tables`); interactive figures get the present script and style.
 All of it is made whenever the book is built, from whatever records, claims and pages there are.
 """
@@ -18,10 +19,12 @@ from companion.evidence import claims, page_tables, verdict_box
 from companion.evidence.records import recorded
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = re.compile(r"notebooks/(table|fig|beyond_|train_)\w*$")
+RESULTS = re.compile(r"notebooks/(table|fig|beyond_|train_|first_look)\w*$")
 FOLDED = re.compile(r"notebooks/(?!colab)\w+$")
 SHOWN_TAGS = {"parameters", "show-input", "hide-input", "hide-cell", "remove-input", "remove-cell"}
+PROGRESS = re.compile(r"\s*\S.*: (\d+) of \1\s*")  # the last state of a bar
 PICTURES = ("image/png", "image/jpeg")
+FIGURE = re.compile(r'class="smooth-(widget|explore|hero)')
 CONCLUSION = re.compile(r"^% conclusion *\n(?:- )?(.+?)(?=\n\s*\n|\n- |\n#|\Z)", re.MULTILINE | re.DOTALL)
 Cell = dict[str, Any]
 
@@ -34,6 +37,7 @@ def answer_first(app, docname: str, source: list[str]) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             fold(cell)
+            cell["outputs"] = [output for output in cell.get("outputs", []) if not is_progress(output)]
             renew(cell, docname)
     if RESULTS.match(docname):
         put_on_top(notebook, docname)
@@ -45,6 +49,12 @@ def fold(cell: Cell) -> None:
     tags = cell["metadata"].setdefault("tags", [])
     if not SHOWN_TAGS & set(tags):
         tags.append("hide-input")
+
+
+def is_progress(output: Cell) -> bool:
+    """Is an output nothing but how far a bar has come?"""
+    data = output.get("data", {})
+    return set(data) == {"text/plain"} and PROGRESS.fullmatch("".join(data["text/plain"])) is not None
 
 
 def renew(cell: Cell, docname: str) -> None:
@@ -86,19 +96,33 @@ def conclusion(notebook: dict[str, Any]) -> str:
 
 
 def lead_picture(notebook: dict[str, Any]) -> list[Cell]:
-    """A cell with the first picture of the page, and a line that says where it comes from; nothing where there is none."""
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            kind = next((kind for kind in PICTURES if kind in output.get("data", {})), None)
-            if kind and not {"remove-cell", "remove-output"} & set(cell["metadata"].get("tags", [])):
-                own = {key: value for key, value in cell["metadata"].items() if key == "mystnb"}
-                picture = {"output_type": "display_data", "metadata": {}, "data": {kind: output["data"][kind]}}
-                metadata = own | {"tags": ["remove-input", "lead-picture"]}
-                shown = {"cell_type": "code", "id": "first-picture", "execution_count": None, "outputs": [picture]}
-                shown["source"] = "# shown again"  # a cell without a source is left out
-                below = "*The first picture of this page, which tells further down how it was made. A click enlarges it.*"
-                return [shown | {"metadata": metadata}, _markdown("first-picture-said", below)]
+    """A cell with the first picture of the page, or else its first interactive figure, and a line that says where it comes from."""
+    for cell, output in _outputs(notebook):
+        if kind := next((kind for kind in PICTURES if kind in output.get("data", {})), None):
+            own = {key: value for key, value in cell["metadata"].items() if key == "mystnb"}
+            picture = {"output_type": "display_data", "metadata": {}, "data": {kind: output["data"][kind]}}
+            below = "*The first picture of this page, of a tall one the upper part; how it was made stands below. A click enlarges it.*"
+            return [_lead(picture, own), _markdown("first-picture-said", below)]
+    for cell, output in _outputs(notebook):
+        if FIGURE.search("".join(output.get("data", {}).get("text/html", ""))):
+            cell["outputs"] = [
+                other for other in cell["outputs"] if other is not output
+            ]  # moved: it is large, and has keys for pages that quote it
+            return [_lead(output, {}), _markdown("first-picture-said", "*This page tells further down how it was made.*")]
     return []
+
+
+def _outputs(notebook: dict[str, Any]) -> list[tuple[Cell, Cell]]:
+    """Cells with each of their outputs that stand on the page."""
+    cells = [cell for cell in notebook["cells"] if not {"remove-cell", "remove-output"} & set(cell["metadata"].get("tags", []))]
+    return [(cell, output) for cell in cells for output in cell.get("outputs", [])]
+
+
+def _lead(output: Cell, metadata: Cell) -> Cell:
+    # A cell without a source is left out.
+    metadata = metadata | {"tags": ["remove-input", "lead-picture"]}
+    shown = {"cell_type": "code", "id": "first-picture", "execution_count": None, "source": "# shown again"}
+    return shown | {"metadata": metadata, "outputs": [output]}
 
 
 def _markdown(name: str, text: str) -> Cell:

@@ -1,4 +1,6 @@
-"""`training-costs`: what the trainings of this repository took, from the cards of their adapters and the notes of a configuration.
+"""`training-costs` and `adapter-list`: what the trainings of this repository took, and which adapter is which.
+
+Both are read from the cards of the adapters, the costs from the notes of a configuration, too.
 
 Nothing is typed on the page: minutes and machines are those that a training wrote into its card; time and memory of a step of Stable
 Diffusion's UNet stand in configs/training/sd15_smooth_lora.yaml, beside the settings that they were measured for.
@@ -85,6 +87,44 @@ class TrainingCosts(Directive):
         return [table("LoRAs of the embedded model, from their cards", own, trainings()), table(title, paper, paper_setting())]
 
 
+def adapters() -> list[list[str]]:
+    """Rows: names (those alike but for the seed together), steps, what is trained, lambda, when L_reg is in the loss, what else differs."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for file in sorted((ROOT / "data" / "models" / "adapters").glob("*/card.json")):
+        for name, one in json.loads(file.read_text(encoding="utf-8")).get("training", {}).items():
+            settings, options = one["settings"], one["settings"]["objective_options"]
+            layers = "all layers" if options.get("lora_layers") == "all" else "attention"
+            trained = f"rank {options['rank']}, {layers}" if options["trainable"] == "lora" else "every weight"
+            every = options.get("regularize_every") or 1
+            when = "–" if not options["regularization"] else "every step" if every == 1 else f"every {every}th step"
+            regularizer = options.get("regularizer", {})
+            more = [
+                f"weighting {regularizer['weighting']}" * (regularizer.get("weighting", "multiply") != "multiply"),
+                f"{regularizer.get('timestep_bins')} running means" * ("timestep_bins" in regularizer),
+                f"share {options.get('regularized_share')} of a batch" * bool(options.get("regularized_share")),
+                f"guided prediction, w = {options.get('regularized_guidance')}" * bool(options.get("regularized_guidance")),
+            ]
+            steps = f"{settings['steps']:,} of {settings['batch_size']} images"
+            key = (steps, trained, f"{options['regularization']:g}", when, "; ".join(filter(None, more)))
+            found.setdefault(key, []).append(name)
+    return [[", ".join(sorted(names, key=len)), *key] for key, names in sorted(found.items(), key=lambda entry: min(entry[1], key=len))]
+
+
+class AdapterList(Directive):
+    """One table of all adapters that ship."""
+
+    def run(self) -> list[nodes.Node]:
+        environment = self.state.document.settings.env
+        for file in (ROOT / "data" / "models" / "adapters").glob("*/card.json"):
+            environment.note_dependency(str(file))
+        return [
+            table(
+                "The adapters in data/models/adapters, from their cards", ["Name", "Steps", "Trained", "λ", "L_reg in", "Else"], adapters()
+            )
+        ]
+
+
 def setup(app) -> dict[str, bool]:
     app.add_directive("training-costs", TrainingCosts)
+    app.add_directive("adapter-list", AdapterList)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 import webbrowser
 from collections.abc import Sequence
 
@@ -25,14 +24,14 @@ def parser() -> OneSentenceParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until Ctrl+C or SIGTERM; exits with one sentence where a model cannot be loaded or the port is taken."""
+    """Serve until Ctrl+C or SIGTERM; exits with code 2 and one sentence where a model cannot be loaded or the port is taken."""
     options = parser().parse_args(arguments)
     if not 0 <= options.port <= 65535:
         parser().error(f"port is {options.port}, but must be from 0 to 65535")
     try:
         asyncio.run(_serve(options))
     except ConfigurationError as error:
-        sys.exit(f"companion.app: {error}")
+        parser().exit(2, f"companion.app: {error}\n")
 
 
 async def _serve(options: "OneSentenceParser") -> None:

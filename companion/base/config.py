@@ -38,6 +38,13 @@ class ConfigurationError(ValueError):
 class OneSentenceParser(argparse.ArgumentParser):
     """A command line that ends in one sentence, without the usage before it, where an argument is wrong."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's own; no path and no name can hold a null byte."""
+        given = sys.argv[1:] if args is None else list(args)
+        if odd := [text for text in given if "\0" in text]:
+            self.error(f"{shown(odd[0])} holds a null byte, but must not")
+        return super().parse_known_args(given, namespace)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; --help shows how.\n")
 
@@ -47,7 +54,7 @@ def errors_as_exit_codes(program: str) -> Iterator[None]:
     """For command lines: one sentence, no traceback. Exit code 2: what was given is wrong or not there; 1: the run failed."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ValueError | FileNotFoundError) else 1) from error
 
@@ -98,7 +105,13 @@ class _Range(Field):
 
 
 class Integer(_Range):
-    """A whole number between `minimum` and `maximum`, both included; True and 8.0 are not whole numbers."""
+    """A whole number between `minimum` and `maximum`, both included, that 64 bits hold; True and 8.0 are not whole numbers."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """As of every field; without a maximum, what no tensor and no seed can hold is refused here."""
+        if isinstance(value, int) and self.maximum is None and abs(value) >= 2**63:
+            raise ConfigurationError(f"Parameter {name} is {shown(value)}, but must be a whole number between -2**63 and 2**63.")
+        return super().check(name, value)
 
     def accepts(self, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self._inside(value)

@@ -3,22 +3,20 @@
 The modules behind a result are found in the source: the module that computes it, those that this one imports, and so on. What a process
 happens to have imported besides does not count.
 
-A hash is of the module's tokens without comments, docstrings, blank lines and line breaks: editing prose makes no result stale. Tokens, not
-the syntax tree, because `ast.dump` differs between Python versions; f-strings, which are one token before Python 3.12 and several since,
-are taken as one. Needs nothing outside the standard library, so that the book's build can ask too.
+Editing prose makes no result stale (see `source_hash`). Needs nothing outside the standard library, so that the book's build can ask too.
 """
 
 import ast
-import hashlib
-import io
-import token
-import tokenize
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UNKNOWN", "has_no_influence", "modules_behind", "package_modules", "source_hash", "stale", "staleness_note", "united"]
+from .same_numbers import reason_for
+from .source_hash import source_hash
+
+__all__ = [
+    "UNKNOWN", "has_no_influence", "modules_behind", "package_modules", "same_numbers", "source_hash", "stale", "staleness_note", "united",
+]  # fmt: skip
 
 Modules = Mapping[str, str]  # dotted name -> hash of its source
 
@@ -30,6 +28,7 @@ WITHOUT_INFLUENCE = frozenset(
     [
         "companion.base",
         "companion.book",
+        "companion.data.links",  # refuses, and gives nothing back
         "companion.evidence.chance",
         "companion.evidence.claims",
         "companion.evidence.claims_table",
@@ -57,10 +56,6 @@ WITHOUT_INFLUENCE = frozenset(
 )
 HOME = Path(__file__).resolve().parents[2]  # the folder that holds both packages
 PACKAGES = ("companion", "smoothlib")
-FSTRINGS = {  # Python 3.12 on: the token that begins one (t-strings too) -> the token that ends it
-    getattr(token, f"{kind}STRING_START"): getattr(token, f"{kind}STRING_END") for kind in "FT" if hasattr(token, f"{kind}STRING_START")
-}
-DROPPED = {token.COMMENT, token.NL, token.ENCODING, token.ENDMARKER}
 
 
 def _file(name: str) -> Path:
@@ -168,11 +163,23 @@ def _statements_that_run(tree: ast.AST) -> Iterator[ast.AST]:
 def stale(record: Mapping[str, Any]) -> list[str]:
     """The modules that are not those behind the record: changed, gone, or several; ["unknown"] for a record that holds no hashes.
 
-    A module that is known to be without influence by now is passed over, though the record may list it.
+    A module that is known to be without influence by now is passed over, though the record may list it, and so is one of `same_numbers`.
     """
-    recorded = record["provenance"].get("modules")
-    if recorded is None:
+    if record["provenance"].get("modules") is None:
         return [UNKNOWN]
+    changed, same = _changed(record), same_numbers(record)
+    return [name for name in changed if name not in same]
+
+
+def same_numbers(record: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> reason: the modules that are others than those behind the record and have been shown to compute the same numbers."""
+    made_with = record["provenance"].get("modules") or {}
+    there = {name: reason_for(name, _hash_now(name), made_with[name]) for name in _changed(record) if _file(name).is_file()}
+    return {name: reason for name, reason in there.items() if reason}
+
+
+def _changed(record: Mapping[str, Any]) -> list[str]:
+    recorded = record["provenance"].get("modules") or {}
     counted = {name: made_with for name, made_with in recorded.items() if not has_no_influence(name)}
     # of a list, which stands for several, no entry is the hash
     return [name for name, made_with in counted.items() if not _file(name).is_file() or _hash_now(name) != made_with]
@@ -194,51 +201,3 @@ def staleness_note(record: Mapping[str, Any]) -> str:
         first = sorted(changed, key=lambda name: not name.startswith("smoothlib."))[: NAMED - 1]  # the method first
         modules = f"{', '.join(first)} and {len(changed) - len(first)} other modules"
     return f"Recorded with older code: {modules} {'has' if len(changed) == 1 else 'have'} changed since."
-
-
-@cache
-def source_hash(source: str) -> str:
-    """16 hex digits of SHA-256 over what Python executes of `source`; the same on Python 3.11 to 3.13."""
-    digest = hashlib.sha256()
-    for statement in _statements(source):
-        if statement and all(kind == token.STRING for kind, _ in statement):
-            continue  # a docstring
-        for kind, text in statement:
-            digest.update(f"{token.tok_name[kind]} {len(text)} {text}\n".encode())
-        digest.update(b"end\n")
-    return digest.hexdigest()[:16]
-
-
-def _statements(source: str) -> Iterator[list[tuple[int, str]]]:
-    """Logical lines as (kind, text); a change of indentation is a line of its own, whatever its width."""
-    line: list[tuple[int, str]] = []
-    for kind, text in _tokens(source):
-        if kind in (token.INDENT, token.DEDENT):
-            yield [(kind, "")]
-        elif kind == token.NEWLINE:
-            yield line
-            line = []
-        else:
-            line.append((kind, text))
-
-
-def _tokens(source: str) -> Iterator[tuple[int, str]]:
-    lines = source.splitlines(keepends=True)
-    opened: list[tuple[int, tuple[int, int]]] = []  # f-strings that are being read: the token that ends each, and where it began
-    for found in tokenize.generate_tokens(io.StringIO(source).readline):
-        if found.type in FSTRINGS:
-            opened.append((FSTRINGS[found.type], found.start))
-        elif opened and found.type == opened[-1][0]:
-            _, start = opened.pop()
-            if not opened:
-                yield token.STRING, _between(lines, start, found.end)
-        elif not opened and found.type not in DROPPED:
-            yield found.type, found.string
-
-
-def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The text from (row, column) to (row, column), rows from 1."""
-    if start[0] == end[0]:
-        return lines[start[0] - 1][start[1] : end[1]]
-    inner = lines[start[0] : end[0] - 1]
-    return "".join([lines[start[0] - 1][start[1] :], *inner, lines[end[0] - 1][: end[1]]])

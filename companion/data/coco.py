@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .items import Item, to_tensor
+from .links import check_link
 from .listings import ListingError, inside, parse_json, read_text
 from .pictures import read_picture
 
@@ -106,12 +107,15 @@ class CocoSplit:
 
     Raises:
         FileNotFoundError: the folder is not in COCO's layout.
-        ListingError: the annotations are not COCO's captions (see `read_annotations`).
+        ListingError: the annotations are not COCO's captions (see `read_annotations`), or a picture is a link that leads out of the folder.
     """
 
     def __init__(self, folder: Path, split: str, resolution: int = RESOLUTION) -> None:
-        self.records = read_annotations(annotation_file(folder, split))
+        file = annotation_file(folder, split)
+        self.records = read_annotations(file)
         self.folder, self.resolution = folder / split, resolution
+        for record in self.records:
+            check_link(self.folder, record["file"], str(file))
 
     def __len__(self) -> int:
         return len(self.records)

@@ -170,6 +170,6 @@ def load_items(dataset: str = "scenes", split: str = "test", limit: int = 64, se
         ValueError: `limit` exceeds the split, or an image cannot be read.
     """
     whole = load_split(dataset, split, size)
-    if not isinstance(limit, int) or not 1 <= limit <= len(whole):
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= len(whole):
         raise ValueError(f"limit must lie in [1, {len(whole)}] for split {split!r} of {dataset}, got {limit}")
     return [whole.item(index) for index in seeded_choice(len(whole), limit, seed)]

@@ -14,11 +14,11 @@ import pandas as pd
 from .floors import frechet_floor
 from .paper import PaperTable, load_paper_table
 from .records import comparison_table
+from .stored_tables import CHOICES, choices_html, folded, folded_tests, in_digits, row_count
 from .tables import FRECHET, REGION, Record, cell, html_table, paired_tests
 
 COMPARISON = '<div class="comparison"'
 SEEDS = {"frechet": "frechet_distance", "kernel": "kernel_distance"}  # keys of seed tables that are no metric of the record
-FEW = 12  # tests that are shown without a fold
 
 
 def paper_of(record: Record) -> PaperTable | None:
@@ -35,14 +35,18 @@ def shown(html: str, record: Record | None, read: Mapping[str, Record] | None = 
     """The HTML that stands on the page for the stored `html` of one output. `record`: the page's; `read`: paper's table -> its record."""
     if html.startswith(COMPARISON):
         return _comparison(html, record, read or {})
-    if record is None or 'class="dataframe' not in html or (paper := paper_of(record)) is None:
+    if 'class="dataframe' not in html:
         return html
-    columns, rows = _headings(html), html.partition("</thead>")[2].count("<tr>")
+    paper = None if record is None else paper_of(record)
+    columns, rows = _headings(html), row_count(html)
+    if CHOICES in columns and record is not None and record["facts"].get("choices"):
+        return choices_html(record)
     if {"First", "Second", "Metric"} <= set(columns):
-        return tests_html(record, paper) if rows == len(record["comparisons"]) else html
-    if columns and set(columns) <= set(paper.metrics) and _row_labels(html) == list(record["rows"]):
+        own = record is not None and paper is not None and rows == len(record["comparisons"])
+        return tests_html(record, paper) if own else folded(in_digits(html))
+    if paper is not None and columns and set(columns) <= set(paper.metrics) and _row_labels(html) == list(record["rows"]):
         return measured_html(record, paper)
-    return _named(html, paper, frechet_floor(record))
+    return in_digits(html if paper is None else _named(html, paper, frechet_floor(record)))
 
 
 def _comparison(html: str, record: Record | None, read: Mapping[str, Record]) -> str:
@@ -57,18 +61,8 @@ def _comparison(html: str, record: Record | None, read: Mapping[str, Record]) ->
 
 
 def tests_html(record: Record, paper: PaperTable) -> str:
-    """The paired tests that show a difference, and all of them under a fold."""
-    frame = paired_tests(record, paper)
-    if len(frame) <= FEW:
-        return f'<div class="comparison" {REGION}>{html_table(frame, heads=0)}</div>'
-    found = frame[frame["At 5 %"] != "no difference shown"]
-    head = f"{len(found)} of {len(frame)} tests show a difference at 5 % after Holm's correction" + (":" if len(found) else ".")
-    table = html_table(found, heads=0) if len(found) else ""
-    if len(found) > 2 * FEW:  # a fold of its own: what follows must not be far away
-        more = f"<details><summary>{len(found) - FEW} more of them</summary>{html_table(found[FEW:], heads=0)}</details>"
-        table = html_table(found[:FEW], heads=0) + more
-    rest = f"<details><summary>All {len(frame)} tests</summary>{html_table(frame, heads=0)}</details>"
-    return f'<div class="comparison tests" {REGION}><p>{head}</p>{table}{rest}</div>'
+    """The record's paired tests: those that show a difference, and all of them under a fold."""
+    return folded_tests(paired_tests(record, paper))
 
 
 def measured_html(record: Record, paper: PaperTable) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ..base import paths
-from ..base.staleness import UNKNOWN, stale
+from ..base.staleness import UNKNOWN, same_numbers, stale
 from .record_checks import SEAL
 from .records import load_record, record_files
 from .tables import machine_name
@@ -42,6 +42,10 @@ def _execution(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _code(record: dict[str, Any]) -> str:
-    changed = stale(record)
-    unchanged = "moved, same program" if "moved" in record["provenance"] else "the same"
-    return "unknown" if changed == [UNKNOWN] else f"changed: {', '.join(changed)}" if changed else unchanged
+    changed, others = stale(record), len(same_numbers(record))
+    if changed == [UNKNOWN]:
+        return "unknown"
+    rests = f"{others} {'module' if others == 1 else 'modules'} changed in what is refused, not in a number" if others else ""
+    if changed:
+        return f"changed: {', '.join(changed)}" + (f"; {rests}" if rests else "")
+    return rests or ("moved, same program" if "moved" in record["provenance"] else "the same")

@@ -46,7 +46,10 @@ def record_files(folder: str | Path | None = None) -> list[Path]:
     The repository's own folder may be empty: nothing has been recorded yet.
     """
     folder = paths.RESULTS if folder is None else Path(folder)
-    files = sorted(folder.glob("*.json"))
+    try:
+        files = sorted(folder.glob("*.json"))
+    except OSError:  # a name that is too long, say
+        files = []
     if folder != paths.RESULTS and not any(map(_may_be_record, files)):
         raise ConfigurationError(f"Parameter records is {str(folder)!r}, but must be a folder with recorded results (.json).")
     return files

@@ -37,6 +37,7 @@ from .claims import Claims
 from .division import Batch, Division, origin_of
 from .executors import check_executor, chosen_executor
 from .precision import Half, check_precision, code_of_precision
+from .space import Space
 from .stored import Origin, Result, item_key, numeric_array, read_stored, store_result
 
 REUSE = "SMOOTHLIB_REUSE"
@@ -70,8 +71,9 @@ def run_items(
     `title`: what the progress line says (`name`). `device`: where `procedure` computes; it does not determine the results, but each carries
     it in its `origin`, with the code. `SMOOTHLIB_PRECISION` may ask for half precision (`runs.precision`).
 
-    Raises ValueError where the procedure returns the wrong number of results, something not numeric, or (unless `allow_nonfinite`) NaN or
-    infinity; the sentence names item and key, and the batch's sound results are stored first.
+    Raises ConfigurationError where the disk has no room for what is missing: before the first item or, where no stored result tells their
+    size, after the first batch. Raises ValueError where the procedure returns the wrong number of results, something not numeric, or
+    (unless `allow_nonfinite`) NaN or infinity; the sentence names item and key, and the batch's sound results are stored first.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
@@ -100,8 +102,10 @@ def run_items(
                 run.store(batch, outputs, results)
             finally:
                 advance_to(len(results))
+            run.space.check(len(set(keys) - results.keys()))
 
         if batches:
+            run.space.check(len(set(keys) - results.keys()))
             run.begin(config)
             with Claims(run.folder) as claims:
                 Division(procedure, missing=missing, store=store, claims=claims, executor=executor or chosen_executor()).run(batches)
@@ -123,6 +127,7 @@ class _Run:
         self.precision = f", {precision} products" if precision else ""
         self.origin = Origin(config_hash(modules), here["device"], here["name"] + self.precision, torch.__version__, modules)
         self.folder = folder / self.origin.code
+        self.space = Space(self.folder)
 
     def stored(self, keys: Iterable[str]) -> dict[str, Result]:
         """What the present code has stored of `keys`."""

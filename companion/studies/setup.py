@@ -15,7 +15,12 @@ def chosen_device(device: str) -> str:
     """`device`, or for `auto` cuda where there is one, else cpu. On cuda convolutions are computed in float32, as records say.
 
     cuDNN's default rounds their factors to TF32's 10 bits; matrix products are in float32 already.
+
+    Raises:
+        ConfigurationError: cuda was asked for, and there is none.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("Parameter device is 'cuda', but must be 'auto' or 'cpu': PyTorch finds no CUDA device here.")
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if chosen == "cuda":
         torch.backends.cudnn.allow_tf32 = False

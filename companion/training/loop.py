@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+
+from smoothlib.regularizer.gradients import postponed
 
 from ..base import paths
-from ..base.config import ConfigurationError, OneSentenceParser, errors_as_exit_codes
+from ..base.config import OneSentenceParser, errors_as_exit_codes
 from ..base.files import naming
 from ..base.machine import machine
 from ..weights.cards import training_facts, write_card
+from .dividing import average_gradients, prepared
 from .exports import check_space, check_weights, claim_export_folder
 from .objectives import OBJECTIVES, Objective
 from .objectives.base import known_options
@@ -36,13 +37,12 @@ class Trainer:
 
     def __init__(self, objective: Objective, config: TrainingConfig):
         self.config, self.objective = config, objective
-        buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # running means are each process's, or reduced where they are made
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers])
-        check_whole(self.accelerator.distributed_type)
         self.identity = objective.identity()
         trainable = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.accelerator, self.model, self.divided = prepared(objective, config.mixed_precision)
+        fused = {"fused": True} if objective.fused_optimizer else {}
+        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, **fused)
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.parameters = trainable
         self.average = ExponentialMovingAverage(trainable, config.ema_decay) if config.ema_decay else None
         self.step, self.seconds, self.replaced = 0, 0.0, 0  # replaced: examples that could not be read, of all processes
@@ -118,16 +118,21 @@ class Trainer:
         per_step = config.batch_size * parts * ranks
         indices = step_indices(len(self.objective), per_step, config.seed, self.step, self.objective.order)
         draws = self.objective.draw(per_step, step_generator(config.seed, self.step))
-        logged: dict[str, float] = {}
+        found: list[tuple[str, torch.Tensor]] = []
         for part in range(parts):
             # a micro-batch's rows lie side by side over the ranks: a batch split between processes sees the rows of one undivided
             rows = slice((part * ranks + rank) * config.batch_size, (part * ranks + rank + 1) * config.batch_size)
             last = part == parts - 1
-            with self.objective.kernels(), contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+            together = postponed() if self.divided else contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+            with self.objective.kernels(), together:
                 loss, numbers = self.model(indices[rows], {name: values[rows] for name, values in draws.items()})
                 self.accelerator.backward(loss / parts)
-            for name, value in {"loss": loss, **numbers}.items():
-                logged[name] = logged.get(name, 0.0) + value.item() / parts
+            found += ((name, value.detach().clone()) for name, value in {"loss": loss, **numbers}.items())
+        logged: dict[str, float] = {}
+        for name, value in found:  # at the end: to read a value is to wait for a GPU
+            logged[name] = logged.get(name, 0.0) + value.item() / parts
+        if self.divided:
+            average_gradients(self.accelerator, self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         broken, replaced = not (math.isfinite(norm) and math.isfinite(logged["loss"])), self.objective.take_replaced()
         broken, replaced = self.accelerator.reduce(torch.tensor([float(broken), float(replaced)], device=self.accelerator.device), "sum")
@@ -184,19 +189,6 @@ class Trainer:
                 (folder / f"training-{self.config.name}.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
                 # measurements belong to the weights that they were taken on: new weights start without any
                 write_card(folder, training=training_facts(folder), metrics=None)
-
-
-def check_whole(kind: DistributedType) -> None:
-    """Every process must hold the whole model: the regularizer's differences and the checkpoint are of whole parameters.
-
-    Raises:
-        ConfigurationError: accelerate divides the model (FSDP, DeepSpeed, Megatron-LM).
-    """
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ConfigurationError(
-            f"distributed_type is {kind.value}, but must be MULTI_GPU (DDP), MULTI_CPU or NO: a model is not divided between processes. "
-            "What dividing would save, gradients and moments, a LoRA has little of."
-        )
 
 
 def train(config: TrainingConfig) -> None:

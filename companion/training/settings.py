@@ -11,6 +11,7 @@ from ..base.config import Boolean, Choice, ConfigurationError, Integer
 from ..base.reading import OnceLoader, UnreadableFile, parse_yaml, read_text
 from .objectives import OBJECTIVES
 from .objectives.base import known_options
+from .objectives.execution import check_precision_of
 from .setting_fields import ExportFolder, FolderName, Interval, Options, check_setting
 
 # what a resumed run may change: none of these enters the weights
@@ -70,6 +71,7 @@ class TrainingConfig:
         for name, allowed in ALLOWED.items():
             check_setting(name, getattr(self, name), allowed)
         known_options("objective_options", OBJECTIVES[self.objective], self.objective_options)
+        check_precision_of(self.mixed_precision, self.objective_options)
 
     @property
     def folder(self) -> Path:

@@ -9,6 +9,7 @@ import torch
 from smoothlib.bases.views import PLAIN, VIEWS, base_view
 
 from ..base.progress import no_library_bars
+from ..base.reading import read_json
 from .pipelines import load_pipeline
 from .places import local_folder, trusted_folder
 
@@ -61,11 +62,7 @@ def _loaded(name: str, place: Path, dtype: torch.dtype) -> Any:
 
 def base_kind(folder: Path) -> str:
     """The class of pipeline that the folder's `model_index.json` names; "" where that is no text."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'model_index.json'} is {error}, but must be JSON") from None
-    kind = index.get("_class_name") if isinstance(index, dict) else None
+    kind = read_json(folder / "model_index.json", remedy="fetch it again").get("_class_name")
     return kind if isinstance(kind, str) else ""
 
 

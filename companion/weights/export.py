@@ -79,7 +79,7 @@ def export(adapter: str | Path, folder: Path, modules: Mapping[str, nn.Module], 
     Raises:
         FileNotFoundError: there is no such adapter.
         FileExistsError: a file of this name is there.
-        ValueError: it is a full fine-tune, or no LoRA for these modules.
+        ValueError: it is a full fine-tune, or no LoRA for these modules, or `name` is none for a file.
     """
     file = adapter_file(adapter)
     if file.name == DIFFERENCE:
@@ -89,6 +89,8 @@ def export(adapter: str | Path, folder: Path, modules: Mapping[str, nn.Module], 
     stored = next((tensor.dtype for tensor in safetensors.torch.load(content).values() if tensor.ndim > 1), torch.float32)
     name = name or re.sub(r"\W", "_", Path(adapter).resolve().name.removesuffix(".safetensors"))
     written = {folder / DIFFUSERS: diffusers_entries(lora), folder / f"{name}.safetensors": kohya_entries(lora)}
+    if not re.fullmatch(r"[^/\\\0]*[^/\\\0.][^/\\\0]*", name):
+        raise ValueError(f"name is {name!r}, but must be a file's name alone")
     if len(written) < 2:
         raise ValueError(f"name is {name!r}, but must be another than that of diffusers' file")
     if there := [place for place in written if place.exists()]:

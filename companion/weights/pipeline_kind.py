@@ -1,20 +1,23 @@
 """Which pipelines can be run here: Stable Diffusion's text-to-image kind, told from settings before any weights are read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from smoothlib.diffusion import noise_schedule
 
+from ..base.reading import read_json
+
 PIPELINE = "StableDiffusionPipeline"
+OTHERS = "pages and commands run no other kind, and companion.weights.bases.load_base loads a few for your own code"
+PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 # Settings of UNets that need another input than latent, timestep and prompt: size and pooled text (SDXL), class, image, guidance scale
 UNSUPPORTED_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 
 
 def not_runnable(where: Path | str, index: Mapping[str, Any]) -> ValueError:
     """What to raise for a pipeline in `where` whose `model_index.json`, as `index`, names another class than `PIPELINE`."""
-    return ValueError(f"{where} holds a {index.get('_class_name')}, but must hold a {PIPELINE}: no other kind of pipeline can be run here")
+    return ValueError(f"{where} holds a {index.get('_class_name')}, but must hold a {PIPELINE}: {OTHERS}")
 
 
 def check_pipeline_kind(folder: Path) -> None:
@@ -25,6 +28,8 @@ def check_pipeline_kind(folder: Path) -> None:
     index = _settings(folder / "model_index.json")
     if index.get("_class_name") != PIPELINE:
         raise not_runnable(folder, index)
+    if absent := [part for part in PARTS if not index.get(part)]:
+        raise ValueError(f"{folder / 'model_index.json'} names no {absent[0]}, but must name {', '.join(PARTS)}: fetch it again")
     unet, vae = _settings(folder / "unet/config.json"), _settings(folder / "vae/config.json")
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:
@@ -38,9 +43,4 @@ def check_pipeline_kind(folder: Path) -> None:
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:  # of JSON and of Unicode
-        raise ValueError(f"{file} is {error}, but must be JSON") from None
+    return read_json(file, remedy="fetch it again") if file.is_file() else {}

@@ -99,6 +99,7 @@ def blank_modules(name: str = "mini", *, revision: str | None = None) -> dict[st
     fine_tune = fine_tune_folder(name)
     with no_library_bars(), torch.device("meta"):
         folder = trusted_folder(name if fine_tune is None else whole_base(fine_tune), revision)
+        check_pipeline_kind(folder)
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(str(folder), subfolder="unet"))
         text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(str(folder), subfolder="text_encoder", local_files_only=True))
     return {"unet": unet, "text_encoder": text_encoder}

@@ -34,15 +34,20 @@ def trusted_folder(name: str, revision: str | None, *, needed: str = "model_inde
 
 
 def _check_variants(folder: Path, part: str) -> None:
-    """Raise FileNotFoundError where a component (those whose names begin with `part`) has its weights as a variant (".fp16") only."""
+    """FileNotFoundError where a component (those whose names begin with `part`) has its weights as a variant (".fp16") or pickle only."""
     for component, stem in WEIGHTS.items():
         place = folder / component
         whole = any((place / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json"))
         variants = sorted(file.name for file in place.glob(f"{stem}.*.safetensors") if "-of-" not in file.name)
         if variants and not whole and f"{component}/".startswith(part):
             raise FileNotFoundError(
-                f"{place} has its weights as the variant {variants[0]} only: rename it {stem}.safetensors, and so in each component; "
-                "load_pipeline converts weights to the dtype that it is asked for"
+                f"{place} has its weights as the variant {variants[0]} only: make a plain folder of it once, with "
+                "`python -m companion.weights.convert FOLDER NEW`; load_pipeline converts weights to the dtype that it is asked for"
+            )
+        if not whole and not variants and (pickles := sorted(place.glob("*.bin"))) and f"{component}/".startswith(part):
+            raise FileNotFoundError(
+                f"{place} has its weights as the pickle {pickles[0].name} only, which is not loaded: make safetensors of it once, with "
+                "`python -m companion.weights.convert FOLDER NEW`"
             )
 
 
@@ -68,7 +73,7 @@ def local_folder(name: str, needed: str) -> Path | None:
     if Path(name).suffix in (".safetensors", ".ckpt"):
         raise ValueError(
             f"name is {name!r}, but must be a model in {paths.MODELS}, a folder with a diffusers pipeline or a hub id: make a folder of a "
-            "single file once, with `StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`"
+            "single file once, with `python -m companion.weights.convert FILE FOLDER --config SETTINGS`"
         )
     if "/" not in name:
         raise FileNotFoundError(

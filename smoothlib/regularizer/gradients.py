@@ -6,7 +6,9 @@ backward pass, after the first graph has been freed. A step then takes no more t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode")
+GRADIENTS = ("double_backward", "central", "one_sided", "forward_mode", "paired")
 # Root mean square of a step, in units of eps' standard deviation. On 48 training images of the embedded model these err by .1 % (central)
 # and .4 to 1.2 % (one-sided) in float32, by 12 to 13 % (central) in bfloat16: `python -m benchmarks.gradient_error`
-DIFFERENCES = {"central": 0.001, "one_sided": 0.0003}
+DIFFERENCES = {"central": 0.001, "one_sided": 0.0003, "paired": 0.001}
 HALF_PRECISION_DIFFERENCE = 0.01
 FORMER_DIFFERENCES = {"central": 0.01, "one_sided": 0.003}  # what settings without `difference` meant before it could be "auto"
-STENCILS = {"central": {1: 0.5, -1: -0.5}, "one_sided": {1: 1.0, 0: -1.0}}  # step in units of h -> coefficient
+# step in units of h -> coefficient
+STENCILS = {"central": {1: 0.5, -1: -0.5}, "one_sided": {1: 1.0, 0: -1.0}, "paired": {1: 0.5, -1: -0.5}}
 PRECISIONS = ("float32", "network")  # of the evaluations beside eps, where autocast makes the network's forward half precision
+
+WAITING: ContextVar[list | None] = ContextVar("WAITING", default=None)  # see `postponed`
 
 # eps (B, ...) -> x0_hat (B, ...) and whatever else the caller wants from the same forward
 Denoiser = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -49,7 +54,7 @@ def check_precision(gradient: str, precision: str, eps: Tensor) -> None:
     """Raise ValueError where `gradient` has no use in the precision that the network computes in."""
     if gradient == "one_sided" and in_half_precision(eps):
         raise ValueError(
-            "gradient must be central, double_backward or forward_mode in half precision, got one_sided: it drowns in rounding"
+            "gradient must be central, paired, double_backward or forward_mode in half precision, got one_sided: it drowns in rounding"
         )
     if gradient == "forward_mode" and precision == "network" and torch.is_autocast_enabled(eps.device.type):
         raise ValueError("difference_precision must be float32 for forward_mode under autocast, got 'network': dual numbers do not pass it")
@@ -58,7 +63,7 @@ def check_precision(gradient: str, precision: str, eps: Tensor) -> None:
 def default_difference(gradient: str, precision: str, eps: Tensor) -> float:
     """Root mean square of a step for the precision that the differences are computed in; 1 where `gradient` takes no step."""
     half = torch.finfo(eps.dtype).bits < 32 or (precision == "network" and in_half_precision(eps))
-    return HALF_PRECISION_DIFFERENCE if half and gradient == "central" else DIFFERENCES.get(gradient, 1.0)
+    return HALF_PRECISION_DIFFERENCE if half and gradient in ("central", "paired") else DIFFERENCES.get(gradient, 1.0)
 
 
 def autocast_of_differences(precision: str, eps: Tensor) -> dict:
@@ -94,6 +99,23 @@ def directional_derivative(
         # torch.func's dual numbers: those of torch.autograd.forward_ad cannot be differentiated through softmax (pytorch issue 162350)
         with _LayerNormFromItsParts():
             return torch.func.jvp(lambda e: denoise(e)[0], (eps,), (u,))[1]
+
+
+def paired_evaluations(denoise: Denoiser, eps: Tensor, u: Tensor, h: float, precision: str = "float32") -> tuple[Tensor, Tensor | None]:
+    """J u (B, ...) by the central difference, and the mean of the denoiser's second outputs at eps + h u and eps - h u (None: no output).
+
+    That mean is the output at eps but for O(h^2), in its gradient too. Both points are one call of (2B, ...) where `denoise.takes_copies`
+    is true: it then repeats what else it needs of a batch of B. Otherwise there are two calls.
+    """
+    points = (eps + h * u, eps - h * u)
+    with torch.autocast(**autocast_of_differences(precision, eps)):
+        if getattr(denoise, "takes_copies", False):
+            (right, left), outputs = (found if found is None else found.chunk(2) for found in denoise(torch.cat(points)))
+        else:
+            (right, right_output), (left, left_output) = (denoise(point) for point in points)
+            outputs = None if right_output is None else (right_output, left_output)
+    mean = None if outputs is None else (wide(outputs[0]) + wide(outputs[1])) / 2
+    return (wide(right) - wide(left)) / (2 * h), mean
 
 
 class _LayerNormFromItsParts(TorchFunctionMode):
@@ -150,10 +172,31 @@ class Beside(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, later: Later, *parameters: Tensor) -> Tensor:
-        ctx.later, ctx.parameters = later, parameters
+        ctx.later, ctx.parameters, ctx.waiting = later, parameters, WAITING.get()
         return wide(torch.zeros(len(later.eps), dtype=later.eps.dtype, device=later.eps.device))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, outer: Tensor):
-        return None, *ctx.later.gradients(ctx.parameters, outer)
+        if ctx.waiting is None:
+            return None, *ctx.later.gradients(ctx.parameters, outer)
+        ctx.waiting.append((ctx.later, ctx.parameters, outer))
+        return None, *[None] * len(ctx.parameters)
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """What a backward pass in this context would evaluate at its end is evaluated after it, and added to the parameters' `grad`.
+
+    For networks whose hooks know no evaluation within a backward pass, as those of `torch.distributed.fsdp.fully_shard`.
+    """
+    waiting: list[tuple[Later, Sequence[Tensor], Tensor]] = []
+    before = WAITING.set(waiting)
+    try:
+        yield
+    finally:
+        WAITING.reset(before)
+    for later, parameters, outer in waiting:
+        for parameter, found in zip(parameters, later.gradients(parameters, outer), strict=True):
+            if found is not None:
+                parameter.grad = found if parameter.grad is None else parameter.grad + found

@@ -11,8 +11,12 @@ where `a` is the running mean of r. J^T D is one vector-Jacobian product (Eq. 10
   directional derivative: (x0_hat(eps + h u) - x0_hat(eps - h u)) / 2h, or the one-sided difference. Ordinary forwards and one ordinary
   backward, so that fused attention, gradient checkpointing and torch.compile all work.
 - `forward_mode` is their limit h -> 0: J u by forward-mode differentiation, then one backward. Exact; needs the math kernel too.
+- `paired` is `central` with L_base on board: the output at eps takes its gradient from the mean of the outputs at eps + h u and eps - h u,
+  which is right to O(h^2), as the difference is. The graph at eps then serves u alone, and both points are one batch: a forward and a
+  backward for u, a forward and a backward of twice the batch. With frozen weights, where a backward costs what a forward does, that is 3
+  times a plain step instead of 3.5, in twice as many launches instead of 3.5 times as many. It holds the graph of twice the batch.
 
-All four have the same r; only the way to its gradient differs, and with it the gradient's error. With the step chosen by measurement
+All five have the same r; only the way to its gradient differs, and with it the gradient's error. With the step chosen by measurement
 (`difference="auto"`, see `step_choice`) the differences err by less than 1 % in float32, on training images of the embedded model; in
 bfloat16, u itself is rounded, and even `double_backward` errs by 3 to 6 %. `python -m benchmarks.gradient_error` measures them all.
 The value of J u is not needed, only its gradient. If `parameters` is given, the evaluations of the differences are therefore deferred to

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .kinds import KINDS, Kind
+from .foreign import FOREIGN_KINDS
+from .kinds import KINDS as OWN_KINDS
+from .kinds import Kind
 
+KINDS = (*OWN_KINDS, *FOREIGN_KINDS)
 FOREIGN = {"empty": b"", "text": b"<html>404</html>", "pickle": b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00N.", "zeros": bytes(64)}
 
 

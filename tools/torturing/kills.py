@@ -1,25 +1,19 @@
 """Trainings that are killed at random moments, also while they export, and run again until they come to their end."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from companion.base import paths
 from companion.base.files import is_temporary
 from companion.weights.cards import check_files, file_hashes
 
+from .nursery import Nursery
+
 TRAINING = """
-import os, sys, time, pathlib
-sys.path[:0] = [sys.argv[2]]
+import time
 import torch
-from companion.base import paths
-paths.RUNS, paths.MODELS = (pathlib.Path(sys.argv[1]) / name for name in ("runs", "models"))
 from companion.training import loop
 from companion.training.objectives import Objective
 from companion.training.settings import TrainingConfig
@@ -39,23 +33,11 @@ class Ones(Objective):
             torch.save(self.layer.weight[part * 60 : (part + 1) * 60].clone(), folder / f"weights-{part}.pt")
 
 loop.OBJECTIVES["autoencoder"] = Ones
-settings = dict(name="killed", objective="autoencoder", export_to="killed", steps=60, batch_size=4, learning_rate=1e-2)
-print("begun", flush=True)
-loop.train(TrainingConfig(**settings, checkpoint_minutes=1e-9, log_every=7))
+
+def work(folder):
+    settings = dict(name="killed", objective="autoencoder", export_to="killed", steps=60, batch_size=4, learning_rate=1e-2)
+    loop.train(TrainingConfig(**settings, checkpoint_minutes=1e-9, log_every=7))
 """
-
-
-def start(folder: Path) -> subprocess.Popen:
-    """The training, begun: its libraries are loaded."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(folder), str(paths.ROOT)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    process.stdout.readline()
-    return process
 
 
 def weights(folder: Path) -> dict[str, str]:
@@ -86,21 +68,18 @@ def verdict(folder: Path, wanted: dict[str, str], errors: str) -> tuple[str, str
 
 
 def cases(count: int, folder: Path, chance: random.Random) -> Iterator[tuple[str, str, str]]:
-    """(kind, outcome, what was seen) of `count` kills; a kill that came after the end counts as none and is drawn again."""
+    """(kind, outcome, what was seen) of `count` kills; a kill that came after the end is one of a finished training."""
     if not count:
         return
-    whole, started = start(folder / "whole"), time.monotonic()
-    _, errors = whole.communicate(timeout=300)
-    if whole.returncode:
-        raise RuntimeError(errors)
-    took, wanted = time.monotonic() - started, weights(folder / "whole")
-    for number in range(count):
-        place = folder / str(number)
-        process = start(place)
-        time.sleep(chance.uniform(0, took))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        again = start(place)
-        _, errors = again.communicate(timeout=300)
-        finished = "is there already" in errors  # the kill came after the end
-        yield "kill -9 of a training", *verdict(place, wanted, "" if finished or not again.returncode else errors)
+    with Nursery(TRAINING) as nursery:
+        started = time.monotonic()
+        code, errors = nursery.run(folder / "whole")
+        if code:
+            raise RuntimeError(errors)
+        took, wanted = time.monotonic() - started, weights(folder / "whole")
+        for number in range(count):
+            place = folder / str(number)
+            nursery.run(place, kill_after=chance.uniform(0, took))
+            code, errors = nursery.run(place)
+            finished = "is there already" in errors  # the kill came after the end
+            yield "kill -9 of a training", *verdict(place, wanted, "" if finished or not code else errors)

@@ -1,32 +1,23 @@
 """A process that writes files of several kinds over and over, killed at random moments: each must be whole, old or new."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from companion.base import paths
 from companion.base.files import is_temporary, read_sealed, write_sealed
 from companion.base.reading import read_json
 from companion.runs.stored import Origin, Result, load_result, store_result
 from companion.weights.card_lists import LIST
 from companion.weights.cards import CARD, read_card, write_card
 
+from .nursery import Nursery
+
 WRITING = """
-import pathlib, sys
-sys.path[:0] = [sys.argv[2], sys.argv[2] + "/tools"]
-from companion.base import paths
-folder = pathlib.Path(sys.argv[1])
-paths.RUNS = folder / "runs"
 from torturing import writes
-writes.write(folder, 0)
-print("begun", flush=True)
-for number in range(1, 1_000_000):
-    writes.write(folder, number)
+
+def work(folder):
+    for number in range(1, 1_000_000) if (folder / "on").exists() else [0]:
+        writes.write(folder, number)
 """
 
 
@@ -53,7 +44,7 @@ def read(folder: Path) -> dict[str, int]:
     return {"sealed": int(texts.pop()), "item": int(result["number"]), CARD: read_card(folder / "models" / "mini")["number"]}
 
 
-def verdict(folder: Path) -> tuple[str, str]:
+def verdict(folder: Path, nursery: Nursery) -> tuple[str, str]:
     """Of what a kill left, and of what the next round makes of it."""
     try:
         found = read(folder)
@@ -61,8 +52,9 @@ def verdict(folder: Path) -> tuple[str, str]:
         return "lost", f"{type(error).__name__}: {error}"
     if max(found.values()) - min(found.values()) > 1:
         return "silent", f"rounds {found}"
-    again = f"import sys; sys.argv[1:] = {[str(folder), str(paths.ROOT)]!r}\n{WRITING.partition('print(')[0]}"
-    subprocess.run([sys.executable, "-c", again], check=True)
+    code, errors = nursery.run(folder)
+    if code:
+        return "lost", errors
     left = [file.name for file in folder.rglob("*") if is_temporary(file.name)]
     if left or read(folder) != dict.fromkeys(found, 0):
         return "outside", f"left {left}"
@@ -71,12 +63,13 @@ def verdict(folder: Path) -> tuple[str, str]:
 
 def cases(count: int, folder: Path, chance: random.Random) -> Iterator[tuple[str, str, str]]:
     """(kind, outcome, what was seen) of `count` kills."""
-    for number in range(count):
-        place = folder / str(number)
-        place.mkdir(parents=True)
-        command = [sys.executable, "-c", WRITING, str(place), str(paths.ROOT)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-            process.stdout.readline()
-            time.sleep(chance.uniform(0, 0.2))
-            process.send_signal(signal.SIGKILL)
-        yield "kill -9 while files are written", *verdict(place)
+    if not count:
+        return
+    with Nursery(WRITING) as nursery:
+        for number in range(count):
+            place = folder / str(number)
+            nursery.run(place)
+            (place / "on").touch()
+            nursery.run(place, kill_after=chance.uniform(0, 0.2))
+            (place / "on").unlink()
+            yield "kill -9 while files are written", *verdict(place, nursery)

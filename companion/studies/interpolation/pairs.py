@@ -1,6 +1,7 @@
 """Pairs of real images to interpolate between (Fig. 3, 7): taken by seed, never picked."""
 
 import dataclasses
+import string
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -61,7 +62,10 @@ def _captioned(item: Item, record: dict, prompt: str | None) -> Item:
     if prompt is None:
         return item
     try:
+        parts = list(string.Formatter().parse(prompt))
+        if not all(name is None or (name in record and not spec and not kind) for _, name, spec, kind in parts):
+            raise ValueError("a brace names more than a field")
         return dataclasses.replace(item, caption=prompt.format(**record))
-    except (KeyError, IndexError, ValueError):
+    except ValueError as error:
         fields = ", ".join(record)
-        raise ValueError(f"prompt must be a text in which braces name fields of the records ({fields}), not {prompt!r}") from None
+        raise ValueError(f"prompt must be a text in which braces name fields of the records ({fields}), not {prompt!r:.80}") from error

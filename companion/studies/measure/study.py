@@ -101,6 +101,7 @@ class MeasureStudy(BaseStudy):
 
 
 def _prompts(cfg: SimpleNamespace) -> list[walks.WalkPrompt]:
+    """The prompts of the file `cfg.prompts`, one a line, or `cfg.num_prompts` shipped ones. ConfigurationError where they are too few."""
     if cfg.prompts is None:
         return walks.walk_prompts_from(datasets.load_scenes("test"), cfg.num_prompts or NUM_PROMPTS, cfg.seed)
     if not Path(cfg.prompts).is_file():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import smoothlib
+from smoothlib.diffusion import check_number
 from smoothlib.inversion import ddim_invert, null_text_inversion
 from smoothlib.metrics import LearnedPerceptualImagePatchSimilarity, MeanSquaredError, PeakSignalNoiseRatio, StructuralSimilarity
 from smoothlib.metrics.reconstruction import CONVENTIONS
@@ -43,6 +44,7 @@ class Method:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        check_number("guidance_scale", self.guidance_scale)
         if self.kind == "nti" and self.guidance_scale == 1:
             raise ValueError("guidance_scale must differ from 1 for nti: at 1 the null embedding has no effect")
 

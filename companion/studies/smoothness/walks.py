@@ -50,7 +50,9 @@ def walk_prompts_from(scenes: Split, limit: int, seed: int = 0) -> list[WalkProm
 
 
 def walk_prompts_of(captions: Sequence[str], seed: int = 0) -> list[WalkPrompt]:
-    """Walks of given captions: the noises depend on `seed` and the caption's place alone."""
+    """Walks of given captions: the noises depend on `seed` and the caption's place alone. Raises ValueError for a single text."""
+    if isinstance(captions, str):
+        raise ValueError(f"captions is {captions!r:.80}, but must be a list of texts")
     starts = [noise_seed(seed, i) for i in range(len(captions))]
     return [WalkPrompt(f"prompt-{i}", captions[i], start, start + END_SEED_OFFSET) for i, start in enumerate(starts)]
 

@@ -37,6 +37,7 @@ class Objective(nn.Module):
     """
 
     step = 0  # the optimiser step that is being taken; the loop sets it
+    fused_optimizer = False  # AdamW in one kernel for all weights, which rounds otherwise
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -21,6 +21,8 @@ from ...weights.pipelines import fingerprint, image_size, load_pipeline, load_va
 from ...world import mini
 from .base import Draws, Objective, known_options
 from .examples import BUFFER, CHUNK, tokenised
+from .execution import Execution
+from .held import HeldEmbeddings, HeldLatents
 from .latents import SceneLatents, open_data
 from .options import LORA_LAYERS, check_options
 from .saving import save_lora, save_pipeline
@@ -57,9 +59,9 @@ class DenoisingObjective(Objective):
             `caption_dropout`, it also holds on to what is predicted without one.
         gradient_checkpointing: recompute the UNet's activations in backward; `forward_mode` does not go with it.
         fraction_bits: see `fine_tune.save_difference`, which writes what `unet` trains.
+        execution: arguments of `Execution`: how it is computed.
 
-    Raises:
-        ValueError: an option is out of range.
+    Raises ValueError for an option that is out of range.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class DenoisingObjective(Objective):
         regularized_guidance: float = 1.0,
         gradient_checkpointing: bool = False,
         fraction_bits: int = FRACTION_BITS,
+        execution: dict[str, Any] | None = None,
     ):
         super().__init__()
         check_options(
@@ -96,10 +99,10 @@ class DenoisingObjective(Objective):
             fraction_bits=fraction_bits,
         )  # fmt: skip
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
-        if gradient_checkpointing and regularization and with_regularizer.gradient == "forward_mode":
-            raise ValueError("gradient must be central, one_sided or double_backward with gradient_checkpointing, got 'forward_mode'")
+        way = Execution(**known_options("execution", Execution, execution or {}))
+        way.check(trainable, data, with_regularizer.gradient if regularization else None, gradient_checkpointing)
         own = open_data(data, split, layout, resolution or 0, bad_images, shuffle_buffer) if data else None  # before a model is loaded
-        self.regularizer = with_regularizer if regularization else None
+        self.regularizer, self.fused_optimizer = with_regularizer if regularization else None, way.fused_optimizer
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every
         self.regularized_guidance, self.mirror, self.fraction_bits = regularized_guidance, mirror, fraction_bits
         self.pipeline, self.trainable, self.caption_dropout, self.min_snr_gamma = pipeline, trainable, caption_dropout, min_snr_gamma
@@ -110,14 +113,14 @@ class DenoisingObjective(Objective):
             vae = self._load_frozen(pipeline, rank, LORA_LAYERS[lora_layers])
         self._vae = [vae]  # in a list: saved with the pipeline, neither trained nor checkpointed
         self.scaling_factor = vae.config.scaling_factor
-        if gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
         if own:
             own.vae, own.resolution = vae, resolution or (mini.IMAGE_SIZE if trainable == "all" else image_size(pipeline))
+            own = HeldLatents(own, self.origin) if way.cache_latents else own
         self.examples = own or SceneLatents(vae, split, only, style)
-        captions = self.examples.captions
-        self.tokens = None if captions is None else tokenised(self.tokenizer, captions)
+        self.tokens = None if (captions := self.examples.captions) is None else tokenised(self.tokenizer, captions)
         self.empty = tokenised(self.tokenizer, [""])
+        self.embeddings = HeldEmbeddings(self.examples, self.origin) if way.cache_embeddings else None
+        way.apply(self.unet, gradient_checkpointing)
 
     def _build(self, start_from: str | None) -> None:
         self.tokenizer, self.scheduler = mini.build_tokenizer(), mini.build_scheduler()
@@ -193,14 +196,19 @@ class DenoisingObjective(Objective):
             draws["direction_noise"] = torch.randn(shape, generator=generator)
         return draws
 
+    def _embedded(self, indices: Tensor | None, dropped: Tensor | None = None) -> Tensor:
+        tokens = self.empty if indices is None else self._tokens_of(indices)  # of captions (B, L, D), or of the empty one (1, L, D)
+        tokens = tokens if dropped is None else torch.where(dropped[:, None], self.empty, tokens)
+        return self.text_encoder(tokens.to(self.unet.device))[0].float()  # under autocast too: the regularizer's differences leave it
+
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.unet.device
         self._vae[0].to(device)  # outside the module tree, hence not moved with it
         indices = self.examples.readable(indices.cpu())
         mean, std = (moment.to(device) for moment in self.examples.posterior(indices, draws["mirrored"].cpu()))
         z0 = (mean + std * draws["posterior_noise"].to(device)) * self.scaling_factor
-        tokens = torch.where(draws["dropped"].cpu()[:, None], self.empty, self._tokens_of(indices))
-        context = self.text_encoder(tokens.to(device))[0].float()  # under autocast too: the regularizer's differences leave it
+        dropped, held = draws["dropped"].cpu(), self.embeddings
+        context = self._embedded(indices, dropped) if held is None else held.take(indices, dropped, self._embedded, device)
         guided = self.regularizer and self.regularized_guidance != 1
         found = regularized_loss(
             self.unet,
@@ -213,7 +221,7 @@ class DenoisingObjective(Objective):
             regularize_every=self.regularize_every,
             regularized_share=self.regularized_share,
             regularized_guidance=self.regularized_guidance if guided else 1.0,
-            null_embeds=self.text_encoder(self.empty.to(device))[0].float() if guided else None,
+            null_embeds=self._embedded(None) if guided else None,
             min_snr_gamma=self.min_snr_gamma,
             draws={name: draws[name] for name in ("eps", "timesteps", "direction_noise") if name in draws},
         )
@@ -231,11 +239,11 @@ class DenoisingObjective(Objective):
 
     def export(self, folder: Path) -> None:
         """Save the whole pipeline for `all`, a LoRA for `lora`, the difference to the base that the card names for `unet`; see `saving`."""
-        if self.trainable == "lora":
-            save_lora(self.unet, folder)
-        elif self.trainable == "unet":
-            save_difference(self.unet, self._base[0], folder, self.fraction_bits)
-            write_card(folder, base={"model": self.pipeline, "fingerprint": self.origin})
-        else:
+        if self.trainable == "all":
             parts = dict(text_encoder=self.text_encoder, tokenizer=self.tokenizer, scheduler=self.scheduler)
             save_pipeline(folder, vae=self._vae[0], unet=self.unet, **parts)
+        elif self.trainable == "lora":
+            save_lora(self.unet, folder)
+        else:
+            save_difference(self.unet, self._base[0], folder, self.fraction_bits)
+            write_card(folder, base={"model": self.pipeline, "fingerprint": self.origin})

@@ -1,0 +1,1 @@
+"""What `tools/prove_same.py` computes."""

@@ -90,7 +90,8 @@ def run_items(
     spans = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
     batches = [{keys[i]: items[i] for i in span if first[keys[i]] == i} for span in spans]
     batches = [batch for batch in batches if not batch.keys() <= results.keys()]
-    with progress_bar(title or name, total=len(set(keys)), initial=len(results), enabled=progress) as advance_to:
+    total = len(set(keys))
+    with progress_bar(title or name, total=total, initial=len(results), enabled=progress) as advance_to:
 
         def missing(batch: Batch) -> list[str]:
             results.update(run.stored(key for key in batch if key not in results))
@@ -102,10 +103,10 @@ def run_items(
                 run.store(batch, outputs, results)
             finally:
                 advance_to(len(results))
-            run.space.check(len(set(keys) - results.keys()))
+            run.space.check(total - len(results))
 
         if batches:
-            run.space.check(len(set(keys) - results.keys()))
+            run.space.check(total - len(results))
             run.begin(config)
             with Claims(run.folder) as claims:
                 Division(procedure, missing=missing, store=store, claims=claims, executor=executor or chosen_executor()).run(batches)

@@ -27,6 +27,7 @@
 #   VENV=folder          where the environment is (.venv)
 #   PRESET=sd15          run a notebook with the parameters in configs/PRESET/; its run lies in out/PRESET, its record in data/results/PRESET
 #   EXECUTOR=local:2     who computes a notebook's items: N processes here, slurm:N, tcp://host:port, a Dask scheduler's .json; see book/run_it.md
+#   PRECISION=float16    how the UNet multiplies where no gradient is taken: float16 or bfloat16; empty, float32 (with PRESET=colab_t4 float16)
 #   REUSE=1              take stored results that other code computed; without it they are computed again
 #   ARGS="..."           more options for papermill, such as -p num_images 8 or -y "adapters: [folder]"
 #   NAME=train_base      the notebook that `make record` keeps (table2_recon)
@@ -47,6 +48,7 @@ PRESET ?=
 NAME ?= table2_recon
 REUSE ?=
 EXECUTOR ?=
+PRECISION ?= $(if $(filter colab_t4,$(PRESET)),float16)
 ARGS ?=
 ONLY ?=
 PLAN ?=
@@ -76,6 +78,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export SMOOTHLIB_REUSE ?= $(REUSE)
 export SMOOTHLIB_EXECUTOR ?= $(EXECUTOR)
+export SMOOTHLIB_PRECISION ?= $(PRECISION)
 
 .PHONY: help env app reproduce test lint unit notebooks book strip keep record torture results retrain refresh adapters readme clean sd15-rehearsal \
   $(NOTEBOOKS)

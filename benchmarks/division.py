@@ -1,29 +1,29 @@
 """Time of a table divided between workers, cost of an item, and the paper's size: `python -m benchmarks.division [--workers 1 2]`.
 
-The table is DDIM inversion and reconstruction. Its clock runs from the first batch to the last result on disk: workers have started and
-have their weights, which is timed apart. `trivial` items cost nothing themselves: what is left is what this library does with an item: its
-claim, its batch's way to the worker and back, and its file.
+The table is Table 2 without null-text inversion, run as its page runs it, on the embedded model. `trivial` items cost nothing themselves:
+what is left is what this library does with an item: its claim, its batch's way to the worker and back, and its file.
 """
 
 import argparse
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from companion.base.config import OneSentenceParser
+from companion.base import paths
+from companion.base.config import OneSentenceParser, configuration
 from companion.base.machine import machine
-from companion.data import load as datasets
 from companion.runs import runs
 from companion.runs.division import Here
-from companion.runs.executors import SETTING, start
-from companion.studies.reconstruction.reconstruct import Method, Reconstruction
-from companion.weights import pipelines as models
+from companion.runs.executors import SETTING, chosen_executor, start, stop_executor
+from companion.studies.reconstruction.study import TABLE_PARAMETERS, ReconstructionStudy, values
 
 # The paper's tables in UNet evaluations of one sample: items x (rows x evaluations of an item); 50 steps, guidance 7.5 takes two a step.
 # Null-text inversion: ten optimiser steps, each a forward pass and a backward pass of twice its cost, and two evaluations, a sampling step.
@@ -74,25 +74,62 @@ def workers(count: int) -> Iterator[tuple[Executor, float]]:
         stop()
 
 
+@contextmanager
+def setting(name: str | None, root: str) -> Iterator[None]:
+    """In the block studies compute where `name` says (None: here), and store in `root`; what was started for it ends with the block."""
+    before, runs_before = os.environ.pop(SETTING, None), paths.RUNS
+    os.environ |= {} if name is None else {SETTING: name}
+    paths.RUNS = Path(root)
+    try:
+        yield
+    finally:
+        stop_executor()
+        paths.RUNS = runs_before
+        os.environ.pop(SETTING, None)
+        os.environ |= {} if before is None else {SETTING: before}
+
+
+def study(model: str, images: int, seed: int, batch_size: int, steps: int) -> ReconstructionStudy:
+    """Table 2 without null-text inversion: the autoencoder, and the model without and with its adapter at two guidance scales each."""
+    chosen = dict(model=model, adapters=None, dataset="scenes", split="test", num_images=images, num_inference_steps=steps)
+    rest = dict(guidance_scale=7.5, null_text=False, num_inner_steps=1, null_text_lr=0.1, batch_size=batch_size, seed=seed, device="cpu")
+    return ReconstructionStudy(configuration(chosen | rest, **TABLE_PARAMETERS))
+
+
 def table(model: str, counts: Sequence[int], images: int, batch_size: int, steps: int) -> tuple[list[str], float]:
-    """The table's lines, and the UNet evaluations a second of one worker."""
-    warm_up = 2 * max(1, *counts) * batch_size  # other images: an image is inverted once
-    items, method = datasets.load_items(limit=images + warm_up), Method("ddim", 7.5)
-    lines, first = (
-        ["| Workers | Start, weights included | Seconds | An image | Times as fast | Of the workers |", "|---|---|---|---|---|---|"],
-        None,
-    )
+    """The lines of a table whose models and items are divided, as its page measures it, and the UNet evaluations a second of one worker.
+
+    The clock has everything: models are loaded and hashed here, weights travel, items are computed and stored, and each model's row ends
+    before the next begins. Only the start of the workers, with their first imports, is apart.
+    """
+    lines = ["| Workers | Start | Seconds | An item | Times as fast | Of the workers |", "|---|---|---|---|---|---|"]
+    first, found = None, []
     for count in counts:
-        with workers(count) as (executor, start_seconds):
-            procedure = Reconstruction(models.load_pipeline(model), method, num_inference_steps=steps)
-            start_seconds += seconds_for(procedure, items[images:], batch_size, executor)
-            seconds = seconds_for(procedure, items[:images], batch_size, executor)
+        with tempfile.TemporaryDirectory() as root, setting(None if count == HERE else f"local:{count}", root):
+            started = time.perf_counter()
+            chosen_executor(threads=1)
+            few = study(model, max(2, 2 * count * batch_size), 1, batch_size, 2)
+            few.measure(few.rows)
+            start_seconds, started = time.perf_counter() - started, time.perf_counter()
+            whole = study(model, images, 0, batch_size, steps)
+            found.append(values(whole.measure(whole.rows)))
+            seconds = time.perf_counter() - started
         first = first or seconds
-        ratio = first / seconds
+        ratio, items = first / seconds, images * len(whole.rows)
         shown = f"{ratio:.2f} | {ratio / max(1, count) * max(1, counts[0]):.0%}".replace("%", " %")
         name = "this process" if count == HERE else count
-        lines.append(f"| {name} | {start_seconds:.1f} s | {seconds:.1f} | {1000 * seconds / images:.0f} ms | {shown} |")
-    return lines, images * 3 * steps / first
+        lines.append(f"| {name} | {start_seconds:.1f} s | {seconds:.1f} | {1000 * seconds / items:.0f} ms | {shown} |")
+    equal = all(one == found[0] for one in found)
+    lines += ["", f"{len(whole.rows)} rows; the results are {'equal, bit for bit' if equal else 'DIFFERENT'}."] if len(counts) > 1 else []
+    return lines, evaluations(whole, counts[0]) / first
+
+
+def evaluations(whole: ReconstructionStudy, count: int) -> int:
+    """UNet evaluations of one sample behind a table: rows share inversions in one process alone; two a step if guided."""
+    rows = [row for row in whole.rows if row.settings.kind != "vae"]
+    inversions = len({row.adapter for row in rows}) if count == HERE else len(rows)
+    samplings = sum(1 if row.settings.guidance_scale == 1 else 2 for row in rows)
+    return len(whole.items) * whole.cfg.num_inference_steps * (inversions + samplings)
 
 
 def waits(counts: Sequence[int], size: int, seconds: float) -> list[str]:
@@ -109,14 +146,38 @@ def waits(counts: Sequence[int], size: int, seconds: float) -> list[str]:
 
 
 def costs(counts: Sequence[int], sizes: Sequence[int], repeats: int) -> list[str]:
-    """Milliseconds of a trivial item, by number of items; the least of `repeats` runs."""
+    """Milliseconds of a trivial item, by number of items: by the clock, and of processors, which the load of the machine does not change.
+
+    Each size has as many items in all as the largest, in turns, so that each meets the same load: the least of few short runs would
+    flatter them. The median of `repeats` turns.
+    """
     lines = [f"| Workers | {' | '.join(f'{size:,} items' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
     for count in [HERE, *(count for count in counts if count != HERE)]:
         with workers(count) as (executor, _):
             seconds_for(trivial, range(16), 1, executor)
-            found = [min(seconds_for(trivial, range(size), 1, executor) for _ in range(repeats)) / size for size in sizes]
-        lines.append(f"| {'this process' if count == HERE else count} | {' | '.join(f'{1000 * one:.2f} ms' for one in found)} |")
+            turns = [[_cost(size, max(sizes), executor) for size in sizes] for _ in range(repeats)]
+        cells = [[1000 * statistics.median(part) for part in zip(*column, strict=True)] for column in zip(*turns, strict=True)]
+        shown = (f"{clock:.2f} ms, {processor:.2f} of a processor" for clock, processor in cells)
+        lines.append(f"| {'this process' if count == HERE else count} | {' | '.join(shown)} |")
     return lines
+
+
+def _cost(size: int, total: int, executor: Executor) -> tuple[float, float]:
+    """Seconds an item by the clock and of processors, of as many runs of `size` items as make `total`."""
+    runs_of_it = max(1, total // size)
+    used = _processor_seconds()
+    seconds = sum(seconds_for(trivial, range(size), 1, executor) for _ in range(runs_of_it))
+    return seconds / (runs_of_it * size), (_processor_seconds() - used) / (runs_of_it * size)
+
+
+def _processor_seconds() -> float:
+    """Of this process and its workers so far."""
+    own = sum(os.times()[:2])
+    try:
+        import psutil
+    except ImportError:  # comes with Dask, without which there are no workers
+        return own
+    return own + sum(sum(process.cpu_times()[:2]) for process in psutil.Process().children(recursive=True))
 
 
 def paper_size(evaluations_per_second: float, counts: Sequence[int], share: float) -> list[str]:
@@ -162,7 +223,7 @@ def main() -> None:
     host, rate = machine(), options.evaluations_per_second
     print(f"{host['name']}, {host['cores']} cores; one thread a worker; load {os.getloadavg()[0]:.1f} before", end="\n\n")
     if options.images:
-        print(f"{options.images} images in batches of {options.batch_size}, {options.steps} steps, guidance 7.5:", end="\n\n")
+        print(f"Table 2 of {options.images} images in batches of {options.batch_size}, {options.steps} steps:", end="\n\n")
         lines, measured = table(options.model, options.workers, options.images, options.batch_size, options.steps)
         print("\n".join(lines), end="\n\n", flush=True)
         rate = rate or measured

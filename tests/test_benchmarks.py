@@ -1,11 +1,15 @@
 """The benchmarks' command lines: bad values end with a sentence and an exit code before anything is measured."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+from diffusers import UNet2DConditionModel
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from benchmarks import caption_stream, division, gradient_error, gradient_notes, regularizer
+from companion.base import paths
 from companion.base.paths import ROOT
 
 
@@ -123,6 +127,37 @@ def test_a_division_of_nothing_is_refused(monkeypatch, capsys, arguments, senten
 
 def test_an_item_that_costs_nothing_is_timed_in_this_process_without_dask():
     *_, line = division.costs([division.HERE], [3, 6], repeats=1)
-    assert line.startswith("| this process | ") and all(
-        float(cell.removesuffix(" ms |").removesuffix(" ms")) > 0 for cell in line.split(" | ")[1:]
-    )
+    name, *cells = line.strip("| ").split(" | ")
+    assert name == "this process" and len(cells) == 2
+    for cell in cells:
+        clock, processor = map(float, re.fullmatch(r"([\d.]+) ms, ([\d.]+) of a processor", cell).groups())
+        assert 0 < clock and 0 <= processor
+
+
+def test_each_size_has_as_many_items_in_all(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(division, "seconds_for", lambda procedure, items, batch_size, executor: sizes.append(len(items)) or 0.5)
+    *_, line = division.costs([division.HERE], [10, 25, 100], repeats=2)
+    assert sizes == [16, *2 * ([10] * 10 + [25] * 4 + [100])]
+    assert line.startswith("| this process | 50.00 ms, ") and "| 20.00 ms, " in line and "| 5.00 ms, " in line
+
+
+def test_a_table_is_measured_as_its_page_measures_it():
+    """The whole of it, on two images and three steps, in this process; its evaluations are those that are counted."""
+    samples, runs_before = [], paths.RUNS
+
+    def count(module, arguments):
+        if isinstance(module, UNet2DConditionModel):
+            samples.append(len(arguments[0]))
+
+    hook = register_module_forward_pre_hook(count)
+    try:
+        lines, rate = division.table("mini", [division.HERE, division.HERE], images=2, batch_size=2, steps=3)
+    finally:
+        hook.remove()
+    with division.setting(None, "nowhere"):
+        small, whole = (division.study("mini", 2, 0, 2, steps) for steps in (2, 3))
+    assert sum(samples) == 2 * (division.evaluations(small, division.HERE) + division.evaluations(whole, division.HERE))
+    _, _, first, second, _, said = lines
+    assert first.startswith("| this process | ") and second.count("|") == 7 and rate > 0
+    assert said == f"{len(whole.rows)} rows; the results are equal, bit for bit." and paths.RUNS == runs_before

@@ -13,7 +13,7 @@ import yaml
 from companion.base.paths import ROOT
 from conftest import parameter_names
 
-PRESETS = ("smoke", "record", "sd15")  # folders of configs that hold notebook parameters
+PRESETS = ("smoke", "record", "sd15", "colab_t4")  # folders of configs that hold notebook parameters
 KB = 1000
 
 

@@ -1,8 +1,11 @@
 """The presets of Stable Diffusion 1.5 run: on random weights of its architecture with few channels, here; at full width by a command."""
 
 import functools
+import logging
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -15,11 +18,16 @@ from companion.data.drags import load_drags
 from companion.data.edits import load_edits
 from companion.data.load import load_split
 from companion.data.shards import Shards
+from companion.evidence import models
+from companion.evidence.claims import evaluate
+from companion.evidence.weighing import NOT_MEASURED
 from companion.studies import base
 from companion.weights.pipelines import image_size, load_pipeline
+from smoothlib.inversion import ddim_invert
+from smoothlib.sampling import encode_prompts
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
-from rehearsing import folders, pages, pipeline
+from rehearsing import folders, outcomes, pages, pipeline
 from rehearsing.tokenizer import write_tokenizer
 
 TRUE_ANSWERS = {"beyond_edit_benchmark", "beyond_inverters", "beyond_morphbench"}  # pages that need the scenes
@@ -51,7 +59,22 @@ def test_every_preset_runs(command, built, monkeypatch):
     assert not failed
     made = {file.stem for file in (built / "out").glob("*.json")}
     assert {"table1_istd", "table2_recon", "table3_lambda", "table4_rank", "beyond_drag_benchmark"} <= made
+    assert_stands_beside(built / "out", built / "results")
     assert str(built) not in "".join(file.read_text(encoding="utf-8") for file in (built / "out").glob("*.json"))
+
+
+def assert_stands_beside(out, results):
+    """What the presets have recorded has a verdict of its own on every claim that it is about, beside the embedded model's."""
+    measured = {file.stem for file in out.glob("*.json")}
+    shutil.copytree(out, results / "sd15", ignore=lambda folder, names: [name for name in names if not name.endswith(".json")])
+    here, (theirs,) = evaluate(), models.verdicts_of_others(results).values()
+    claims = {one.claim.id: set(one.claim.records) for one in theirs}
+    told = {one.claim.id for one in theirs if one.evidence and one.outcome != NOT_MEASURED}
+    assert told and told <= {name for name, needed in claims.items() if needed & measured}
+    text = models.beside(here, {"Stable Diffusion 1.5": theirs})
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    both = [one for one in here if one.evidence and one.claim.id in told]
+    assert sorted(line.split(" | ")[1] for line in lines) == sorted(one.outcome for one in both)
 
 
 def test_every_page_beyond_the_paper_has_a_preset_or_needs_true_answers(command):
@@ -122,6 +145,20 @@ def test_the_folders_are_read_in_their_published_layouts(built):
     assert all(pairs.member(number).content == (built / "laion" / one.name).read_bytes() for number, one in enumerate(loose))
 
 
+def test_the_hubs_scheduler_is_no_news_in_an_inversion(built):
+    """It has a key of PNDM's, `skip_prk_steps`, of which diffusers would warn whenever a scheduler is made of it."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    pipe, logger = load_pipeline(str(built / "sd15")), logging.getLogger("diffusers.configuration_utils")
+    logger.addHandler(handler)
+    try:
+        ddim_invert(pipe, torch.zeros(1, 4, 16, 16), encode_prompts(pipe, ["a cat"]), num_inference_steps=2)
+    finally:
+        logger.removeHandler(handler)
+    assert "skip_prk_steps" in (built / "sd15" / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8") and not said
+
+
 def test_a_figure_that_is_too_large_for_a_page_is_a_failure():
     class Large:
         def _repr_html_(self):
@@ -131,13 +168,61 @@ def test_a_figure_that_is_too_large_for_a_page_is_a_failure():
         pages.seen(Large())
 
 
-def test_the_command_counts_failures(command, built, capsys, monkeypatch):
-    monkeypatch.setattr(command.print_table.__globals__["subprocess"], "run", lambda *_, **__: SimpleNamespace(**finished.pop(0)))
-    finished = [
-        {"returncode": 0, "stdout": "peak 1.5\n", "stderr": ""},
-        {"returncode": 1, "stdout": "peak 0.5\n", "stderr": "ValueError: no\n"},
+@pytest.fixture
+def processes(command, built, monkeypatch):
+    """What the presets' processes do, one after the other, instead of a rehearsal; and their commands."""
+    begun, finished = [], []
+
+    def run(arguments, **_):
+        begun.append(arguments[-1])
+        found = finished.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return SimpleNamespace(**{"returncode": 0, "stdout": "", "stderr": ""} | found)
+
+    monkeypatch.setattr(outcomes.subprocess, "run", run)
+    yield SimpleNamespace(begun=begun, finished=finished)
+    (built / command.OUTCOMES).unlink(missing_ok=True)
+
+
+def test_the_command_counts_failures_and_runs_them_again(command, built, capsys, processes):
+    one, two = "table1_istd", "table2_recon"
+    processes.finished += [
+        {"stdout": outcomes.report(1.5, 40) + "\n"},
+        {"returncode": 1, "stderr": "ValueError: no\n" + outcomes.report(0.5, 3)},
     ]
-    assert command.print_table(["table1_istd", "table2_recon"], built) == 1
+    assert command.print_table([one, two], built) == 1
     _, first, second, last = capsys.readouterr().out.splitlines()
-    assert first.split() == ["table1_istd", "works", "0", "1.5"] and second.split()[1] == "FAILED" and second.endswith("ValueError: no")
-    assert last == "1 of 2 presets work."
+    assert first.split() == [one, "works", "0", "1.5", "40"]
+    assert second.split()[1:5] == ["FAILED", "0", "0.5", "3"] and second.endswith("ValueError: no") and last == "1 of 2 presets work."
+
+    processes.finished += [{"returncode": -9, "stderr": ""}, subprocess.TimeoutExpired("page", 60), {"stdout": outcomes.report(2.5, 3)}]
+    for result in ("FAILED", "too long"):
+        assert command.print_table([one, two], built, minutes=1) == 1
+        _, kept, again, _ = capsys.readouterr().out.splitlines()
+        assert kept == first and result in again and again.endswith("killed" if result == "FAILED" else "ended after 1 minutes")
+    assert command.print_table([one, two], built) == 0 and processes.begun == [one, two, two, two, two]
+    processes.finished += [{"stdout": outcomes.report(1.5, 40)}]
+    assert command.print_table([one], built, again=True) == 0 and processes.begun[-1] == one
+    assert {name: found.peak for name, found in outcomes.stored(built / command.OUTCOMES).items()} == {one: 1.5, two: 2.5}
+
+
+def test_what_worked_with_other_code_is_run_again(command, built, processes, monkeypatch):
+    processes.finished += [{"stdout": outcomes.report(1.5, 40)}] * 2
+    command.print_table(["table1_istd"], built)
+    monkeypatch.setattr(outcomes, "package_modules", lambda: {"smoothlib.sampling": "changed"})
+    command.print_table(["table1_istd"], built)
+    assert len(processes.begun) == 2
+
+
+def test_the_cheapest_preset_is_first():
+    counted = {name: outcomes.Outcome("works", 1.0, 1.0, samples, "", "") for name, samples in (("a", 30), ("b", 4), ("c", None))}
+    assert outcomes.cheapest_first(["c", "new", "a", "b"], counted) == ["b", "a", "c", "new"]
+
+
+def test_a_process_of_a_preset_says_what_it_took(command, built, capfd):
+    """The real one, of the page that is through soonest, ended in time; and its samples are counted."""
+    found = outcomes.run([sys.executable, "-c", "import time; time.sleep(100)"], {}, built, 0.001, "code")
+    assert (found.result, found.samples) == ("too long", None) and found.seconds < 60
+    assert command._child("no such preset", built) == 1
+    assert outcomes.REPORT.search(capfd.readouterr().out)[2] == "0"

@@ -137,7 +137,8 @@ def test_two_commits_of_one_model_are_two_rows():
     assert checkpoint_titles([first, "mini"]) == {first: "owner/model", "mini": "mini"}
 
 
-@pytest.mark.parametrize("changes", [{"adapter": "smoth"}, {"checkpoints": ["mini", "nope"]}])
+@pytest.mark.parametrize("changes", [{"adapter": "smoth"}, {"checkpoints": ["mini", "nope"]}, {"checkpoints": ["mini", "nope/nowhere"]}])
 def test_what_is_not_there_is_named_before_any_walk(changes):
+    """A hub id without its commit, too, behind a checkpoint that loads."""
     with pytest.raises(config.ConfigurationError, match=r"smoth|nope"):
         ReuseStudy(config.configuration(REUSE | changes, **PARAMETERS))

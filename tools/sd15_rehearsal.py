@@ -1,6 +1,6 @@
 """Run every preset of configs/sd15 on random weights of the real architecture: `make sd15-rehearsal`.
 
-    python tools/sd15_rehearsal.py [--folder out/rehearsal] [--width full|slim] [--only table1_istd ...] [--build]
+    python tools/sd15_rehearsal.py [--folder out/rehearsal] [--width full|slim] [--only table1_istd ...] [--minutes 60] [--again] [--build]
 
 It builds a pipeline folder with Stable Diffusion 1.5's architecture and seeded random weights, an adapter with random weights for each
 recipe of configs/adapters_sd15.yaml, and folders in the layouts of COCO, LAION, PIE-Bench and DragBench from the photographs that come with
@@ -8,18 +8,23 @@ scikit-image. Then each preset runs in a process of its own, on two images and t
 numbers mean nothing; what is shown is that everything runs, how long it takes here, and how much memory it needs. The exit code is 1 where
 one fails.
 
+Each outcome is stored in `WIDTH/rehearsed.json` of the folder at once. A second start runs what does not work yet, or worked with other
+code (`--again`: everything), and a page that was ended goes on from the results that it had stored. After a rehearsal at slim width, which
+counts what the UNet is given, the other goes from the cheapest preset to the dearest.
+
 Full width needs 16 GB of memory and 8 GB of disk; all presets take a night on two cores. Slim width takes minutes.
 """
 
 import argparse
-import os
 import resource
-import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from companion.base import paths
 from companion.base.config import OneSentenceParser, errors_as_exit_codes
@@ -28,6 +33,7 @@ sys.path.insert(0, str(paths.ROOT / "tools"))
 PRESETS, TRAINING = paths.CONFIGS / "sd15", "training"
 DATASETS = {"../coco": "coco", "../DragBench": "DragBench", "../edits": "edits", "../edits10": "PIE-Bench"}  # a preset's -> the rehearsal's
 DONE = "built"  # the file that says that a folder is complete
+OUTCOMES = "rehearsed.json"  # in the folder of a width
 
 
 def build(folder: Path, width: str, seed: int = 0) -> None:
@@ -100,50 +106,69 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=paths.OUT / "rehearsal", help="where all is built and computed (out/rehearsal)")
     parser.add_argument("--width", choices=("full", "slim"), default="full", help="full, the real number of channels; slim, a few")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"presets: {', '.join(names())}")
+    parser.add_argument("--minutes", type=float, help="after which a preset's process is ended (never)")
+    parser.add_argument("--again", action="store_true", help="run what works, too")
     parser.add_argument("--build", action="store_true", help="build the folders and run nothing")
     parser.add_argument("--child", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    folder = options.folder.resolve()
+    folder = options.folder.resolve() / options.width
     if options.child:
         return _child(options.child, folder)
     if unknown := [name for name in options.only or () if name not in names()]:
         parser.error(f"--only is {unknown[0]!r}, but must be of {', '.join(names())}")
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes is {options.minutes:g}, but must be greater than 0")
     with errors_as_exit_codes(parser.prog):
         build(folder, options.width)
     if options.build:
         return 0
-    return print_table(options.only or names(), folder)
+    return print_table(options.only or names(), folder, minutes=options.minutes, again=options.again)
 
 
-def print_table(chosen: list[str], folder: Path) -> int:
-    """Each preset in its own process; a line for each as soon as it is done. 1 where one failed."""
-    failed = 0
-    print(f"{'preset':24}{'result':10}{'seconds':>9}{'peak GB':>9}", flush=True)
-    for name in chosen:
-        environment = os.environ | {"SMOOTHLIB_RUNS": str(folder / "runs"), "SMOOTHLIB_OUT": str(folder / "out")}
-        started = time.monotonic()
-        command = [sys.executable, __file__, "--folder", str(folder), "--child", name]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=paths.ROOT / "notebooks")
-        seconds, lines = time.monotonic() - started, (done.stdout + done.stderr).strip().splitlines()
-        peak = next((line.removeprefix("peak ") for line in lines if line.startswith("peak ")), "")
-        works = done.returncode == 0
-        failed += not works
-        error = "" if works else "  " + next((line for line in reversed(lines) if line and not line.startswith("peak ")), "killed")
-        print(f"{name:24}{'works' if works else 'FAILED':10}{seconds:9.0f}{peak:>9}{error}", flush=True)
-    print(f"{len(chosen) - failed} of {len(chosen)} presets work.")
-    return int(failed > 0)
+def print_table(chosen: list[str], folder: Path, *, minutes: float | None = None, again: bool = False) -> int:
+    """A line for each preset as soon as it is done, the cheapest first where that is known. 1 where one does not work."""
+    from rehearsing import outcomes
+
+    file = folder / OUTCOMES
+    before, counted = outcomes.stored(file), outcomes.stored(folder.parent / "slim" / OUTCOMES)
+    codes = {name: outcomes.code(_files(name)) for name in chosen}
+    environment = {"SMOOTHLIB_RUNS": str(folder / "runs"), "SMOOTHLIB_OUT": str(folder / "out")}
+
+    def run_one(name: str) -> outcomes.Outcome:
+        command = [sys.executable, __file__, "--folder", str(folder.parent), "--width", folder.name, "--child", name]
+        return outcomes.run(command, environment, paths.ROOT / "notebooks", minutes, codes[name])
+
+    kept = {name: one for name, one in before.items() if (one.result, one.code) == (outcomes.WORKS, codes.get(name)) and not again}
+    return outcomes.table(outcomes.cheapest_first(chosen, counted), run_one, file, kept)
+
+
+def _files(name: str) -> list[Path]:
+    """What decides, besides the packages, what a preset does."""
+    if name == TRAINING:
+        return [paths.CONFIGS / "training" / "sd15_smooth_lora.yaml"]
+    return [PRESETS / f"{name}.yaml", paths.ROOT / "notebooks" / f"{name}.ipynb"]
 
 
 def _child(name: str, folder: Path) -> int:
+    """Run one preset here, and say what it took."""
+    from rehearsing import outcomes
+
+    samples = 0
+
+    def count(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal samples
+        samples += len(arguments[0]) if arguments and isinstance(module, UNet2DConditionModel) else 0
+
     try:
-        rehearse(name, folder)
-        code = 0
+        with register_module_forward_pre_hook(count):
+            rehearse(name, folder)
+        failed = 0
     except Exception:
         traceback.print_exc()
-        code = 1
+        failed = 1
     scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9:.1f}", flush=True)
-    return code
+    print(outcomes.report(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9, samples), flush=True)
+    return failed
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ class Outputs(list[Mapping[str, Any]]):
         self.machines, self.torch = machines, torch
 
 
-def origin_of(outputs: Sequence[Mapping[str, Any]], here: Origin) -> Origin:
-    """Where a batch's results come from: `here`, or the machine that they name."""
+def origin_of(outputs: Sequence[Mapping[str, Any]], here: Origin, more: str = "") -> Origin:
+    """Where a batch's results come from: `here`, or the machine that they name and `more` about it."""
     if not isinstance(outputs, Outputs):
         return here
-    return replace(here, name=outputs.machines.get(here.device, "unknown"), torch=outputs.torch)
+    return replace(here, name=outputs.machines.get(here.device, "unknown") + more, torch=outputs.torch)
 
 
 class Here(Executor):

@@ -50,11 +50,14 @@ def check_executor() -> str:
     return setting
 
 
-def chosen_executor() -> Executor | None:
-    """The executor that the setting names, started on the first call; None where it is empty. Errors are those of `check_executor`."""
+def chosen_executor(threads: int | None = None) -> Executor | None:
+    """The executor that the setting names, started on the first call (`threads` as for `start`); None where it is empty.
+
+    Errors are those of `check_executor`.
+    """
     setting = check_executor()
     if setting and setting not in _started:
-        _started[setting] = start(setting)
+        _started[setting] = start(setting, threads)
     return _started[setting][0] if setting else None
 
 

@@ -36,6 +36,7 @@ from ..base.staleness import OUTSIDE, PACKAGES, modules_behind, package_modules
 from .claims import Claims
 from .division import Batch, Division, origin_of
 from .executors import check_executor, chosen_executor
+from .precision import Half, check_precision, code_of_precision
 from .space import Space
 from .stored import Origin, Result, item_key, numeric_array, read_stored, store_result
 
@@ -68,7 +69,7 @@ def run_items(
     other items keeps that result; the batch changes it by rounding alone.)
     A batch that raises ends the run, after the results of all other batches that were done or under way are stored.
     `title`: what the progress line says (`name`). `device`: where `procedure` computes; it does not determine the results, but each carries
-    it in its `origin`, with the code.
+    it in its `origin`, with the code. `SMOOTHLIB_PRECISION` may ask for half precision (`runs.precision`).
 
     Raises ConfigurationError where the disk has no room for what is missing: before the first item or, where no stored result tells their
     size, after the first batch. Raises ValueError where the procedure returns the wrong number of results, something not numeric, or
@@ -78,15 +79,19 @@ def run_items(
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
     if executor is None:
         check_executor()
+    precision = check_precision()
+    config = {**config, "precision": precision} if precision else config
     keys = [item_key(item) for item in items]
-    run = _Run(run_folder(name, config, root=root), procedure, device, allow_nonfinite)
+    run = _Run(run_folder(name, config, root=root), procedure, device, allow_nonfinite, precision)
+    procedure = Half(procedure, precision) if precision else procedure
     results = run.stored(dict.fromkeys(keys))
     results |= run.of_other_code([key for key in dict.fromkeys(keys) if key not in results], title or name)
     first = {key: i for i, key in reversed(list(enumerate(keys)))}  # a repeated item belongs to the batch of its first place
     spans = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
     batches = [{keys[i]: items[i] for i in span if first[keys[i]] == i} for span in spans]
     batches = [batch for batch in batches if not batch.keys() <= results.keys()]
-    with progress_bar(title or name, total=len(set(keys)), initial=len(results), enabled=progress) as advance_to:
+    total = len(set(keys))
+    with progress_bar(title or name, total=total, initial=len(results), enabled=progress) as advance_to:
 
         def missing(batch: Batch) -> list[str]:
             results.update(run.stored(key for key in batch if key not in results))
@@ -98,10 +103,10 @@ def run_items(
                 run.store(batch, outputs, results)
             finally:
                 advance_to(len(results))
-            run.space.check(len(set(keys) - results.keys()))
+            run.space.check(total - len(results))
 
         if batches:
-            run.space.check(len(set(keys) - results.keys()))
+            run.space.check(total - len(results))
             run.begin(config)
             with Claims(run.folder) as claims:
                 Division(procedure, missing=missing, store=store, claims=claims, executor=executor or chosen_executor()).run(batches)
@@ -116,11 +121,12 @@ def origins(results: Iterable[Result]) -> tuple[Origin, ...]:
 class _Run:
     """The stored results of one name and configuration, and the code that computes here."""
 
-    def __init__(self, folder: Path, procedure: Procedure, device: torch.device | str, allow_nonfinite: bool) -> None:
+    def __init__(self, folder: Path, procedure: Procedure, device: torch.device | str, allow_nonfinite: bool, precision: str) -> None:
         self.whole, self.allow_nonfinite = folder, allow_nonfinite
-        modules = code_of(procedure)
+        modules = code_of(procedure) | (code_of_precision() if precision else {})
         here = machine(device)
-        self.origin = Origin(config_hash(modules), here["device"], here["name"], torch.__version__, modules)
+        self.precision = f", {precision} products" if precision else ""
+        self.origin = Origin(config_hash(modules), here["device"], here["name"] + self.precision, torch.__version__, modules)
         self.folder = folder / self.origin.code
         self.space = Space(self.folder)
 
@@ -135,7 +141,7 @@ class _Run:
 
     def store(self, batch: Batch, outputs: Sequence[Mapping[str, Any]], results: dict[str, Result]) -> None:
         """Check the batch's outputs; store those that `results` lacks, and add them to it."""
-        problem, origin = None, origin_of(outputs, self.origin)
+        problem, origin = None, origin_of(outputs, self.origin, self.precision)
         for (key, item), output in zip(batch.items(), outputs, strict=True):
             try:
                 result = _checked(output, str(getattr(item, "id", key)), self.allow_nonfinite)

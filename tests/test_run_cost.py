@@ -72,12 +72,12 @@ def test_an_item_costs_the_same_among_few_and_many(tmp_path):
 
 
 def test_a_cost_that_grows_is_seen(tmp_path):
-    """A procedure that looks at one more thing for each item before it."""
+    """A procedure that looks five times at each item before it."""
     seen = []
 
     def growing(items):
         seen.extend(items)
-        return [{"value": sum(len(str(one)) for one in seen)} for _ in items]
+        return [{"value": sum(len(str(one)) for one in seen for _ in range(5))} for _ in items]
 
     def run(count):
         seen.clear()

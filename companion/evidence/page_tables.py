@@ -6,7 +6,7 @@ they are.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -41,6 +41,8 @@ def shown(html: str, record: Record | None, read: Mapping[str, Record] | None = 
     columns, rows = _headings(html), row_count(html)
     if CHOICES in columns and record is not None and record["facts"].get("choices"):
         return choices_html(record)
+    if {"Drags", "Row"} <= set(columns) and paper is not None and record["facts"].get("by_motion"):
+        return motion_html(record, paper)
     if {"First", "Second", "Metric"} <= set(columns):
         own = record is not None and paper is not None and rows == len(record["comparisons"])
         return tests_html(record, paper) if own else folded(in_digits(html))
@@ -78,6 +80,24 @@ def measured_html(record: Record, paper: PaperTable) -> str:
     if floor and any(metric in FRECHET for metric in metrics):
         notes += f"<li>FD excess: what exceeds the {floor:.1f} that real images are apart from as many others.</li>"
     return f'<div class="comparison" {REGION}>{html_table(pd.DataFrame(lines, columns=["", *headings]))}{notes}</ul></div>'
+
+
+def motion_html(record: Record, paper: PaperTable, metrics: Sequence[str] = ("distance", "success", "lpips", "lpips_inside")) -> str:
+    """Means by size and kind of the motion, from the record's `by_motion`: first trainings, and all rows under a fold."""
+    metrics = [metric for metric in metrics if metric in paper.metrics]
+    headings = ["Drags", "Row", *(paper.metrics[metric].heading for metric in metrics)]
+    lines = [
+        [f"{name} (n = {group['n']})", label, *(f"{own[metric]:.4g}" for metric in metrics)]
+        for name, group in record["facts"]["by_motion"].items()
+        for label, own in group.items()
+        if label != "n"
+    ]
+    first = [line for line in lines if not re.search(r"-seed\d+$", line[1])]
+    tables = [html_table(pd.DataFrame(part, columns=headings), heads=2) for part in (first, lines)]
+    return (
+        f'<div class="comparison" {REGION}>{tables[0]}</div><details><summary>All rows</summary>'
+        f'<div class="comparison" {REGION}>{tables[1]}</div></details>'
+    )
 
 
 def _heading(paper: PaperTable, metric: str, *, excess: bool) -> str:

@@ -195,7 +195,8 @@ def test_a_new_run_begins_without_what_an_earlier_one_left():
 
 def test_a_preset_that_is_missing_is_named_with_those_that_exist():
     made = subprocess.run(["make", "table2_recon", "PRESET=nope"], cwd=ROOT, capture_output=True, text=True)
-    assert made.returncode and made.stderr.splitlines()[0] == "PRESET is nope, but for table2_recon must be one of: colab_t4 record sd15 smoke."
+    said = "PRESET is nope, but for table2_recon must be one of: colab_t4 record sd15 smoke."
+    assert made.returncode and made.stderr.splitlines()[0] == said
 
 
 @pytest.mark.parametrize("file", sorted(paths.RESULTS.glob("table*.json")), ids=lambda file: file.stem)

@@ -201,7 +201,7 @@ def _kilobytes(field: str) -> float:
 
 
 def _peak(device: str, start: bool = False) -> float:
-    """Bytes: what is resident now (`start`, the peak begins anew), or the peak since."""
+    """Bytes: what is resident now (`start`, from here the peak counts), or the peak since."""
     if device == "cuda":
         torch.cuda.synchronize()
         if start:

@@ -50,7 +50,7 @@ def trivial(items):
 
 
 def growth(run):
-    """How much dearer an item is among the later ones than among the first, of runs of `NUMBERS` items: 0 where it costs the same."""
+    """How much more an item costs among the later ones than among the first, of runs of `NUMBERS` items: 0 where it costs the same."""
     few, some, many = map(run, NUMBERS)
     first, later = ((b - a) / (n - m) for (a, m), (b, n) in pairwise(zip((few, some, many), NUMBERS, strict=True)))
     return later / first - 1

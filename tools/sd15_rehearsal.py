@@ -10,7 +10,7 @@ one fails.
 
 Each outcome is stored in `WIDTH/rehearsed.json` of the folder at once. A second start runs what does not work yet, or worked with other
 code (`--again`: everything), and a page that was ended goes on from the results that it had stored. After a rehearsal at slim width, which
-counts what the UNet is given, the other goes from the cheapest preset to the dearest.
+counts what the UNet is given, the other goes from the cheapest preset to the most expensive.
 
 Full width needs 16 GB of memory and 8 GB of disk; all presets take a night on two cores. Slim width takes minutes.
 """

@@ -1,6 +1,6 @@
 """Tables as a cell has stored them, without a record to make them from: tests under a fold, digits as the intervals allow.
 
-The numbers stay those that were stored, only rounded; nothing is computed anew.
+The numbers stay those that were stored, only rounded; nothing is computed again.
 """
 
 import re

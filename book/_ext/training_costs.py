@@ -88,7 +88,7 @@ class TrainingCosts(Directive):
 
 
 def adapters() -> list[list[str]]:
-    """Rows: names (those that differ only in their seed together), steps, what is trained, lambda, when L_reg is in the loss, what else differs."""
+    """Rows: names (seeds together), steps, what is trained, lambda, when L_reg is in the loss, what else differs."""
     found: dict[tuple[str, ...], list[str]] = {}
     for file in sorted((ROOT / "data" / "models" / "adapters").glob("*/card.json")):
         for name, one in json.loads(file.read_text(encoding="utf-8")).get("training", {}).items():

@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+from .axes import grid, span, ticks
 from .interactive import Widget
 from .theme import SERIES, THEME
 
@@ -36,7 +37,7 @@ def frontier(series: Mapping[str, Sequence[Point]], *, x_label: str, y_label: st
     points = [point for group in series.values() for point in group]
     if not points or len(series) > len(SERIES):
         raise ValueError(f"series has {len(series)} series and {len(points)} points, but must have 1 to {len(SERIES)} and at least one.")
-    spans = [_span([value for point in points for value in (point[axis], *(point[f"{axis}_ends"] or ()))]) for axis in "xy"]
+    spans = [span([value for point in points for value in (point[axis], *(point[f"{axis}_ends"] or ()))]) for axis in "xy"]
     plots = "".join(
         f'<div class="{name}">{_plot(series, spans, (width, height), (x_label, y_label), alt)}</div>'
         for name, width, height in (("smooth-wide", 640, 400), ("smooth-narrow", 318, 340))
@@ -61,8 +62,8 @@ def paired_dots(panels: Mapping[str, tuple[Sequence[float], Sequence[float]]], *
         lower = int((np.asarray(second) < np.asarray(first)).sum())
         words = f"{heading}: {names[1]} is lower for {lower} of {len(first)} {item}"
         points = [dict(x=x, y=y, x_ends=None, y_ends=None, label="") for x, y in zip(first, second, strict=True)]
-        span = (0.0, 1.05 * max(*first, *second))
-        plot = _plot({heading: points}, [span, span], (300, 290), names, words, diagonal=True)
+        ends = (0.0, 1.05 * max(*first, *second))
+        plot = _plot({heading: points}, [ends, ends], (300, 290), names, words, diagonal=True)
         drawn.append(f"<figure><p><strong>{escape(words)}</strong></p>{plot}</figure>")
         said.append(f"  {words}")
     return Widget(_whole(f'<div class="smooth-panels">{"".join(drawn)}</div>', alt, ""), "\n".join([alt, *said]))
@@ -72,19 +73,6 @@ def _whole(body: str, alt: str, note: str) -> str:
     note = f'<p class="smooth-soft">{escape(note)}</p>' if note else ""
     start = f'<div class="smooth-scatter smooth-theme" role="group" aria-label="{escape(alt)}"><style>{THEME}{STYLE}</style>'
     return f"{start}{body}{note}</div>"
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = 0.06 * (high - low or abs(high) or 1.0)
-    return low - room, high + room
-
-
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    raw = (high - low) / count
-    size = 10 ** np.floor(np.log10(raw))
-    step = next(float(size * k) for k in (1, 2, 2.5, 5, 10) if size * k >= raw)
-    return [k * step for k in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
 
 
 def _plot(
@@ -104,15 +92,9 @@ def _plot(
     def at(x: float, y: float) -> tuple[float, float]:
         return LEFT + (x - x_low) / (x_high - x_low) * (width - LEFT - RIGHT), bottom - (y - y_low) / (y_high - y_low) * (bottom - TOP)
 
-    parts = []
-    for value in _ticks(y_low, y_high):
-        y = at(x_low, value)[1]
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{width - RIGHT}" stroke="var(--grid)"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for value in _ticks(x_low, x_high, 6 if width > 400 else 4):
-        x = at(value, y_low)[0]
-        parts.append(f'<path d="M{x:.1f} {TOP}V{bottom}" stroke="var(--grid)"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
+    across = ticks(x_low, x_high, 6 if width > 400 else 4)
+    parts = [grid("y", [(value, at(x_low, value)[1]) for value in ticks(y_low, y_high)], (LEFT, width - RIGHT))]
+    parts.append(grid("x", [(value, at(value, y_low)[0]) for value in across], (TOP, bottom)))
     if diagonal:
         (x1, y1), (x2, y2) = at(x_low, y_low), at(x_high, y_high)
         parts.append(f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="var(--line)" stroke-width="1.5"/>')

@@ -33,6 +33,7 @@ from companion.weights.pipelines import load_pipeline
 
 sys.path.insert(0, str(paths.ROOT / "tools"))
 from colab_cells import is_colab_cell
+from run_once_cells import TAG
 
 TABLE, LEDGER = paths.CONFIGS / "results.yaml", paths.DATA / "recorded.json"
 
@@ -67,9 +68,14 @@ class Page:
 
 
 def code_cells(notebook: Path) -> list[str]:
-    """The sources of a notebook's code cells, in order, but for the one that acts on Colab alone: it changes no result."""
+    """The sources of a notebook's code cells, in order, but for two that change no result: that for Colab, and the one that stands
+    for itself (tools/run_once_cells.py).
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not is_colab_cell(cell)]
+    counted = (
+        cell for cell in cells if cell["cell_type"] == "code" and not is_colab_cell(cell) and TAG not in cell["metadata"].get("tags", [])
+    )
+    return ["".join(cell["source"]) for cell in counted]
 
 
 def imported_modules(sources: list[str]) -> list[str]:

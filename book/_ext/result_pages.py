@@ -3,6 +3,7 @@
 - Below the title: the verdicts on the claims that the page's record decides; the sentence that the page marks as its conclusion, by a line
   `% conclusion` above a paragraph or list item; and its first picture, again where it is explained.
 - Code is folded, one click away, but for the parameters and cells with the tag `show-input`.
+- Plots, cells with the tag `plot`, get the class by which dark pages show them in dark colours.
 - Lines of progress ("Base: 180 of 180"), a box each, are left out.
 - Tables are made from the record (`companion.evidence.page_tables`); interactive figures get the present script and style.
 All of it is made whenever the book is built, from whatever records, claims and pages there are.
@@ -37,6 +38,7 @@ def answer_first(app, docname: str, source: list[str]) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             fold(cell)
+            mark_plot(cell)
             cell["outputs"] = [output for output in cell.get("outputs", []) if not is_progress(output)]
             renew(cell, docname)
     if RESULTS.match(docname):
@@ -49,6 +51,13 @@ def fold(cell: Cell) -> None:
     tags = cell["metadata"].setdefault("tags", [])
     if not SHOWN_TAGS & set(tags):
         tags.append("hide-input")
+
+
+def mark_plot(cell: Cell) -> None:
+    """A picture of a cell with the tag `plot` has no photograph in it: dark pages show it in dark colours (book.css)."""
+    if "plot" in cell["metadata"]["tags"]:
+        image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
+        image["classes"] = f"{image.get('classes', 'dark-light')} plot"
 
 
 def is_progress(output: Cell) -> bool:
@@ -113,8 +122,9 @@ def lead_picture(notebook: dict[str, Any]) -> list[Cell]:
 
 
 def _outputs(notebook: dict[str, Any]) -> list[tuple[Cell, Cell]]:
-    """Cells with each of their outputs that stand on the page."""
-    cells = [cell for cell in notebook["cells"] if not {"remove-cell", "remove-output"} & set(cell["metadata"].get("tags", []))]
+    """Cells with each of their outputs that stand on the page, but for the one that shows how the thing is done once."""
+    unseen = {"remove-cell", "remove-output", "once"}
+    cells = [cell for cell in notebook["cells"] if not unseen & set(cell["metadata"].get("tags", []))]
     return [(cell, output) for cell in cells for output in cell.get("outputs", [])]
 
 

@@ -54,6 +54,7 @@
     if (!dialog) build();
     opener = from;
     image.alt = source.alt;
+    image.className = source.classList.contains("plot") ? "dark-light plot" : "dark-light";
     image.src = source.currentSrc || source.src;
     image.decode().then(function () {
       dialog.showModal();

@@ -96,7 +96,7 @@ def test_the_line_for_stable_diffusion_takes_the_place_of_the_first(folder, monk
     asked, load = [], pipelines.load_pipeline
 
     def stand_in(name, *, adapter, device):
-        asked.append((name, device))
+        asked.append((name, adapter, device))
         return load("mini")
 
     for function, given in (("load_pipeline", stand_in), ("image_size", lambda _: 64), ("default_guidance_scale", lambda _: 3.0)):
@@ -111,7 +111,10 @@ def test_the_line_for_stable_diffusion_takes_the_place_of_the_first(folder, monk
     for long, short in few:
         changed = changed.replace(long, short)
     run(changed)
-    assert asked == [(SD15, "cuda")] and (folder / made).is_file()
+    ((name, adapter, device),) = asked
+    exported = load_config(paths.CONFIGS / "training" / "sd15_smooth_lora.yaml").export_to
+    assert (name, device) == (SD15, "cuda") and (folder / made).is_file()
+    assert adapter is None or f"adapters/{adapter}" == exported  # its name is what the page's own training writes
 
 
 def test_the_measure_command_is_taken_as_printed(tmp_path, monkeypatch, capsys):

@@ -110,7 +110,9 @@ def lead_picture(notebook: dict[str, Any]) -> list[Cell]:
         if kind := next((kind for kind in PICTURES if kind in output.get("data", {})), None):
             own = {key: value for key, value in cell["metadata"].items() if key == "mystnb"}
             picture = {"output_type": "display_data", "metadata": {}, "data": {kind: output["data"][kind]}}
-            below = "*The first picture of this page, of a tall one the upper part; how it was made stands below. A click enlarges it.*"
+            below = (
+                "*A preview of this page's first picture, of a tall one the upper part. A click shows all of it; its code is further down.*"
+            )
             return [_lead(picture, own), _markdown("first-picture-said", below)]
     for cell, output in _outputs(notebook):
         if FIGURE.search("".join(output.get("data", {}).get("text/html", ""))):

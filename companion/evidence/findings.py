@@ -49,7 +49,8 @@ def _cost(known: dict[str, "Verdict"]) -> tuple[str, str]:
     measured = [one for one in (verdict.evidence if verdict else ()) if one.outcome != NOT_MEASURED]
     said = []
     for found in measured:
-        state = {REPRODUCED: "within the margin allowed", NOT_REPRODUCED: "beyond the margin allowed", INCONCLUSIVE: "not settled"}
+        undecided = f"not settled, since up to {found.limit:.2g} worse counts as no cost"
+        state = {REPRODUCED: "within the margin allowed", NOT_REPRODUCED: "beyond the margin allowed", INCONCLUSIVE: undecided}
         if found.metric in FRECHET:
             excess = [mean - found.floor for mean in found.means]
             said.append(
@@ -71,7 +72,8 @@ def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Call
     said = [f"{TOLD.get(one.metric, one.metric)} goes {_change(one)}{_share(one, read(verdict.claim.records[0]))}" for one in parts]
     state = {REPRODUCED: "yes", NOT_REPRODUCED: "no", INCONCLUSIVE: "undecided"}[verdict.outcome]
     question = "are the steps more even for their size, and not merely smaller?"
-    return "What is open", f"{question} The verdict is {state}: {'; '.join(said)}. {rest}"
+    asked = ", because all of these would have to be shown" if verdict.outcome == INCONCLUSIVE else ""
+    return "What is open", f"{question} The verdict is {state}{asked}: {'; '.join(said)}. {rest}"
 
 
 def _sentence(heading: str, said: Sequence[str], otherwise: str) -> tuple[str, str]:

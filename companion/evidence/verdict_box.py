@@ -88,7 +88,7 @@ def sentence(found: Evidence, record: Record) -> str:
         return f"{label}: {first} less {second} is {difference}{n}; up to {found.limit:g} either way counts as equal."
     if not own and ends:
         means = " and ".join(f"{mean:.2g} ({name})" for name, mean in zip(found.rows, found.means, strict=True))
-        return f"Changes for the better: {means}; the first is {in_words(found.difference, ends, 'none')}{n}."
+        return f"Gains: {means}; the first is {in_words(found.difference, ends, 'none')}{n}."
     if ends is None:
         return f"{label}: {first} {found.means[0]:.4g}, {second} {found.means[1]:.4g}; no interval is known{n}."
     number, _, rest = in_words(found.difference, ends, direction).partition(" ")

@@ -50,8 +50,8 @@ def test_notebook_keeps_the_conventions(notebook):
 
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
 def test_notebook_outputs_are_whole_small_and_without_errors(notebook):
-    """Committed outputs are those of one run from top to bottom (or all are missing: then nothing is shown as a result). The cell that stands
-    for itself may have been run alone (tools/run_once_cells.py).
+    """Committed outputs are those of one run from top to bottom (or all are missing: then nothing is shown as a result). The cell that
+    stands for itself may have been run alone (tools/run_once_cells.py).
     """
     cells = [cell for cell in read(notebook).cells if cell.cell_type == "code" and "nbval-skip" not in cell.metadata.get("tags", [])]
     counts = [cell.execution_count for cell in cells if "once" not in cell.metadata.get("tags", [])]

@@ -139,7 +139,7 @@ def test_findings_follow_the_verdicts():
     assert "ISTD) is not better, from 2.00" in worse["better"] and "lower in 0 of 20 cases" in worse["better"]
     assert "The verdict is no:" in worse["open"]
     same = told({"istd": 2.0, "cv": 1.0, "lpips_cv": 1.0})
-    assert "ISTD) is undecided" in same["better"] and "The verdict is undecided" in same["open"]
+    assert "ISTD) is undecided" in same["better"] and "Undecided (all must improve)" in same["open"]
 
 
 # Walks ----------------------------------------------------------------------------------------------------------------------------------

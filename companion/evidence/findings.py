@@ -49,7 +49,7 @@ def _cost(known: dict[str, "Verdict"]) -> tuple[str, str]:
     measured = [one for one in (verdict.evidence if verdict else ()) if one.outcome != NOT_MEASURED]
     said = []
     for found in measured:
-        undecided = f"not settled, since up to {found.limit:.2g} worse counts as no cost"
+        undecided = f"not settled (margin {found.limit:.2g})"
         state = {REPRODUCED: "within the margin allowed", NOT_REPRODUCED: "beyond the margin allowed", INCONCLUSIVE: undecided}
         if found.metric in FRECHET:
             excess = [mean - found.floor for mean in found.means]
@@ -70,10 +70,9 @@ def _open(known: dict[str, "Verdict"], verdicts: Sequence["Verdict"], read: Call
         return _sentence("What is open", [], rest)
     parts = [one for one in verdict.evidence if one.metric != "istd" and one.outcome != NOT_MEASURED]
     said = [f"{TOLD.get(one.metric, one.metric)} goes {_change(one)}{_share(one, read(verdict.claim.records[0]))}" for one in parts]
-    state = {REPRODUCED: "yes", NOT_REPRODUCED: "no", INCONCLUSIVE: "undecided"}[verdict.outcome]
+    answers = {REPRODUCED: "The verdict is yes", NOT_REPRODUCED: "The verdict is no", INCONCLUSIVE: "Undecided (all must improve)"}
     question = "are the steps more even for their size, and not merely smaller?"
-    asked = ", because all of these would have to be shown" if verdict.outcome == INCONCLUSIVE else ""
-    return "What is open", f"{question} The verdict is {state}{asked}: {'; '.join(said)}. {rest}"
+    return "What is open", f"{question} {answers[verdict.outcome]}: {'; '.join(said)}. {rest}"
 
 
 def _sentence(heading: str, said: Sequence[str], otherwise: str) -> tuple[str, str]:

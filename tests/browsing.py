@@ -62,7 +62,7 @@ LOOK = """async () => {
     if (!image.naturalWidth) { problems.push(`not loaded: ${name(image)}`); continue; }
     if (image.closest('.btn')) continue;  // a button's icon is no figure
     for (let e = image; e; e = e.parentElement)
-      if (getComputedStyle(e).filter !== 'none') problems.push(`filter ${getComputedStyle(e).filter}: ${name(image)}`);
+      if (getComputedStyle(e).filter !== 'none' && !e.closest('img.plot')) problems.push(`filter ${getComputedStyle(e).filter}: ${name(image)}`);
     const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight), pen = canvas.getContext('2d');
     pen.drawImage(image, 0, 0);
     const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data;

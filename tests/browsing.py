@@ -61,8 +61,10 @@ LOOK = """async () => {
     if (!(image.alt || '').trim()) problems.push(`no alt text: ${name(image)}`);
     if (!image.naturalWidth) { problems.push(`not loaded: ${name(image)}`); continue; }
     if (image.closest('.btn')) continue;  // a button's icon is no figure
-    for (let e = image; e; e = e.parentElement)
-      if (getComputedStyle(e).filter !== 'none' && !e.closest('img.plot')) problems.push(`filter ${getComputedStyle(e).filter}: ${name(image)}`);
+    for (let e = image; e; e = e.parentElement) {
+      const filter = e.matches('img.plot') ? 'none' : getComputedStyle(e).filter;  // plots alone may be turned dark
+      if (filter !== 'none') problems.push(`filter ${filter}: ${name(image)}`);
+    }
     const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight), pen = canvas.getContext('2d');
     pen.drawImage(image, 0, 0);
     const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data;

@@ -27,6 +27,7 @@ def test_it_shows_its_code_and_what_it_gave(name):
     assert "show-input" in cell.metadata["tags"]
     assert cell.outputs
     assert not [output for output in cell.outputs if output.output_type == "error"]
+    assert cell.execution_count == 1
     assert len(cell.source.splitlines()) <= 22
 
 

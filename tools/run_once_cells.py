@@ -41,7 +41,7 @@ def run_page(file: Path) -> bool:
     cell = once_cell(notebook)
     if cell is None:
         return False
-    cell.outputs, cell.execution_count = run_cell(cell), None
+    cell.outputs, cell.execution_count = run_cell(cell), 1  # the first that its kernel ran
     atomic_write(file, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
     return True
 

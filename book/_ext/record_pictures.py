@@ -11,7 +11,6 @@
 Rows are told apart by their names in the record; a training's other seeds (smooth-seed1, ...) are found and shown as a band.
 """
 
-import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ import numpy as np
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 
+from companion.book.curves import logged
 from companion.book.lines import Line, line_panels
 from companion.book.strips import Strip, painted, value_strips
 from companion.evidence.page_tables import paper_of
@@ -51,7 +51,7 @@ def learning_curves(names: list[str]):
     """What trainings logged, each as the mean of its seeds, in a band from the lowest to the highest."""
     panels: dict[str, dict[str, Line]] = {}
     for name in names:
-        logs = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()] for file in logs_of(name)]
+        logs = [logged(file) for file in logs_of(name)]
         steps = [line["step"] for line in logs[0]]
         if any([line["step"] for line in log] != steps for log in logs):
             raise ValueError(f"the trainings of {name} logged different steps, but must have logged the same.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from .axes import grid, span, ticks
 from .interactive import Widget
-from .theme import SERIES, THEME
+from .theme import THEME
 
 ROW, TOP, BOTTOM, RIGHT = 44, 6, 40, 14
 DOTS = 2.6  # radius
@@ -16,7 +16,7 @@ DOTS = 2.6  # radius
 
 @dataclass(frozen=True)
 class Strip:
-    """A row: the value of each item, their mean with the ends of its interval, and which of `SERIES` paints it."""
+    """A row: the value of each item, their mean with the ends of its interval, and which of `theme.SERIES` paints it."""
 
     values: Sequence[float]
     mean: float
@@ -85,5 +85,5 @@ def spread(places: Sequence[float], most: float) -> list[float]:
 
 
 def painted(kind: str) -> int:
-    """Which of `SERIES` paints rows of this kind of weights: base, plain or smooth; others share the next."""
-    return {"base": 5, "plain": 0, "smooth": 1}.get(kind, 2) % len(SERIES)
+    """Which of `theme.SERIES` paints rows of this kind of weights: base, plain or smooth; all others share one."""
+    return {"base": 5, "plain": 0, "smooth": 1}.get(kind, 2)

@@ -1,0 +1,186 @@
+"""The second derivative of attention in tiles, for a GPU: three Triton kernels; the formulas are `attention`'s.
+
+`rows` finds O' and the sums mu and sum_j P C of each query; `queries` the gradient of Q; `keys` those of K and V. Products are of half
+precision with sums in float32.
+"""
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no GPU build of PyTorch: `fits` says so
+    triton = None
+
+LARGEST = 128  # channels of a head
+BLOCKS = {64: (64, 64, 4, 2), 128: (64, 32, 4, 1)}  # padded channels: queries and keys of a tile, warps, stages
+
+
+def fits(query: Tensor) -> bool:
+    """Whether there are kernels for heads of this size."""
+    return triton is not None and query.shape[-1] <= LARGEST
+
+
+if triton is not None:
+
+    @triton.jit
+    def _load(start, rows, size, channels, stride, row, D: tl.constexpr):
+        columns = tl.arange(0, D)
+        kept = (rows[:, None] < size) & (columns[None, :] < channels)
+        return tl.load(start + rows[:, None] * stride + columns[None, :], mask=kept, other=0.0)
+
+    @triton.jit
+    def _store(start, values, rows, size, channels, stride, D: tl.constexpr):
+        columns = tl.arange(0, D)
+        kept = (rows[:, None] < size) & (columns[None, :] < channels)
+        tl.store(start + rows[:, None] * stride + columns[None, :], values.to(start.dtype.element_ty), mask=kept)
+
+    @triton.jit
+    def _tile(query, key, value, gradient, q, k, v, lse, scale, keys, M, MOVES_KEY: tl.constexpr, MOVES_VALUE: tl.constexpr):
+        """P, S', A and B of a tile of queries and keys."""
+        scores = tl.dot(query, tl.trans(key)) * scale
+        weights = tl.where(keys[None, :] < M, tl.exp(scores - lse[:, None]), 0.0)
+        change = tl.dot(q, tl.trans(key))
+        a = tl.dot(gradient, tl.trans(value))
+        b = a * 0.0
+        if MOVES_KEY:
+            change += tl.dot(query, tl.trans(k))
+        if MOVES_VALUE:
+            b = tl.dot(gradient, tl.trans(v))
+        return weights, change * scale, a, b
+
+    @triton.jit
+    def rows(
+        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, OUT, TANGENT, MU, MEAN, N, M, channels, scale,
+        BN: tl.constexpr, BM: tl.constexpr, D: tl.constexpr, MOVES_KEY: tl.constexpr, MOVES_VALUE: tl.constexpr,
+    ):  # fmt: skip
+        z = tl.program_id(1).to(tl.int64)
+        of_q, of_k = z * N * channels, z * M * channels
+        i = tl.program_id(0) * BN + tl.arange(0, BN)
+        query = _load(Q + of_q, i, N, channels, channels, 0, D)
+        gradient = _load(G + of_q, i, N, channels, channels, 0, D)
+        q = _load(Qd + of_q, i, N, channels, channels, 0, D)
+        lse = tl.load(LSE + z * N + i, mask=i < N, other=0.0)
+        alpha = tl.load(ALPHA + z * N + i, mask=i < N, other=0.0)
+        mu = tl.zeros([BN], tl.float32)
+        first = tl.zeros([BN], tl.float32)
+        tangent = tl.zeros([BN, D], tl.float32)
+        for start in range(0, M, BM):
+            j = start + tl.arange(0, BM)
+            key = _load(K + of_k, j, M, channels, channels, 0, D)
+            value = _load(V + of_k, j, M, channels, channels, 0, D)
+            k, v = key, value
+            if MOVES_KEY:
+                k = _load(Kd + of_k, j, M, channels, channels, 0, D)
+            if MOVES_VALUE:
+                v = _load(Vd + of_k, j, M, channels, channels, 0, D)
+            weights, change, a, b = _tile(query, key, value, gradient, q, k, v, lse, scale, j, M, MOVES_KEY, MOVES_VALUE)
+            weighted = weights * change
+            mu += tl.sum(weighted, 1)
+            first += tl.sum(weighted * a + weights * b, 1)
+            tangent += tl.dot(weighted.to(value.dtype), value)
+            if MOVES_VALUE:
+                tangent += tl.dot(weights.to(v.dtype), v)
+        out = _load(OUT + of_q, i, N, channels, channels, 0, D)
+        _store(TANGENT + of_q, tangent - mu[:, None] * out, i, N, channels, channels, D)
+        tl.store(MU + z * N + i, mu, mask=i < N)
+        tl.store(MEAN + z * N + i, first - 2 * mu * alpha, mask=i < N)
+
+    @triton.jit
+    def queries(
+        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, MU, MEAN, FOUND, N, M, channels, scale,
+        BN: tl.constexpr, BM: tl.constexpr, D: tl.constexpr, MOVES_KEY: tl.constexpr, MOVES_VALUE: tl.constexpr,
+    ):  # fmt: skip
+        z = tl.program_id(1).to(tl.int64)
+        of_q, of_k = z * N * channels, z * M * channels
+        i = tl.program_id(0) * BN + tl.arange(0, BN)
+        query = _load(Q + of_q, i, N, channels, channels, 0, D)
+        gradient = _load(G + of_q, i, N, channels, channels, 0, D)
+        q = _load(Qd + of_q, i, N, channels, channels, 0, D)
+        lse = tl.load(LSE + z * N + i, mask=i < N, other=0.0)
+        alpha = tl.load(ALPHA + z * N + i, mask=i < N, other=0.0)
+        mu = tl.load(MU + z * N + i, mask=i < N, other=0.0)
+        mean = tl.load(MEAN + z * N + i, mask=i < N, other=0.0)
+        found = tl.zeros([BN, D], tl.float32)
+        for start in range(0, M, BM):
+            j = start + tl.arange(0, BM)
+            key = _load(K + of_k, j, M, channels, channels, 0, D)
+            value = _load(V + of_k, j, M, channels, channels, 0, D)
+            k, v = key, value
+            if MOVES_KEY:
+                k = _load(Kd + of_k, j, M, channels, channels, 0, D)
+            if MOVES_VALUE:
+                v = _load(Vd + of_k, j, M, channels, channels, 0, D)
+            weights, change, a, b = _tile(query, key, value, gradient, q, k, v, lse, scale, j, M, MOVES_KEY, MOVES_VALUE)
+            centred = a - alpha[:, None]
+            of_scores = weights * (change * centred - mu[:, None] * a + b - mean[:, None])
+            found += tl.dot(of_scores.to(key.dtype), key)
+            if MOVES_KEY:
+                found += tl.dot((weights * centred).to(k.dtype), k)
+        _store(FOUND + of_q, found * scale, i, N, channels, channels, D)
+
+    @triton.jit
+    def keys(
+        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, MU, MEAN, OF_KEY, OF_VALUE, N, M, channels, scale,
+        BN: tl.constexpr, BM: tl.constexpr, D: tl.constexpr, MOVES_KEY: tl.constexpr, MOVES_VALUE: tl.constexpr,
+    ):  # fmt: skip
+        z = tl.program_id(1).to(tl.int64)
+        of_q, of_k = z * N * channels, z * M * channels
+        j = tl.program_id(0) * BM + tl.arange(0, BM)
+        key = _load(K + of_k, j, M, channels, channels, 0, D)
+        value = _load(V + of_k, j, M, channels, channels, 0, D)
+        k, v = key, value
+        if MOVES_KEY:
+            k = _load(Kd + of_k, j, M, channels, channels, 0, D)
+        if MOVES_VALUE:
+            v = _load(Vd + of_k, j, M, channels, channels, 0, D)
+        of_key = tl.zeros([BM, D], tl.float32)
+        of_value = tl.zeros([BM, D], tl.float32)
+        for start in range(0, N, BN):
+            i = start + tl.arange(0, BN)
+            query = _load(Q + of_q, i, N, channels, channels, 0, D)
+            gradient = _load(G + of_q, i, N, channels, channels, 0, D)
+            q = _load(Qd + of_q, i, N, channels, channels, 0, D)
+            lse = tl.load(LSE + z * N + i, mask=i < N, other=float("inf"))  # no weight beyond the last query
+            alpha = tl.load(ALPHA + z * N + i, mask=i < N, other=0.0)
+            mu = tl.load(MU + z * N + i, mask=i < N, other=0.0)
+            mean = tl.load(MEAN + z * N + i, mask=i < N, other=0.0)
+            weights, change, a, b = _tile(query, key, value, gradient, q, k, v, lse, scale, j, M, MOVES_KEY, MOVES_VALUE)
+            centred = a - alpha[:, None]
+            of_scores = weights * (change * centred - mu[:, None] * a + b - mean[:, None])
+            of_key += tl.dot(tl.trans(of_scores.to(query.dtype)), query)
+            of_key += tl.dot(tl.trans((weights * centred).to(q.dtype)), q)
+            of_value += tl.dot(tl.trans((weights * (change - mu[:, None])).to(gradient.dtype)), gradient)
+        _store(OF_KEY + of_k, of_key * scale, j, M, channels, channels, D)
+        _store(OF_VALUE + of_k, of_value, j, M, channels, channels, D)
+
+
+def second_derivative(
+    query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, out: Tensor, lse: Tensor,
+    q: Tensor | None, k: Tensor | None, v: Tensor | None, scale: float, wanted: tuple[bool, ...] = (True,) * 4,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of Q, K, V, G, all (B, heads, N or M, d); those of Q, K, V are left out where not `wanted`."""
+    shape, (size, channels) = query.shape, query.shape[-2:]
+    q = torch.zeros_like(query) if q is None else q
+    query, gradient, out, q = (x.to(query.dtype).contiguous() for x in (query, gradient, out, q))
+    alpha = (gradient.float() * out.float()).sum(-1)
+    key, value = key.contiguous(), value.contiguous()
+    moves = dict(MOVES_KEY=k is not None, MOVES_VALUE=v is not None)
+    k, v = (key if k is None else k.to(key.dtype).contiguous(), value if v is None else v.to(key.dtype).contiguous())
+    padded = max(16, triton.next_power_of_2(channels))
+    rows_, keys_, warps, stages = BLOCKS.get(padded, BLOCKS[64])
+    inputs, count = (query, key, value, gradient, q, k, v, lse.contiguous(), alpha), shape[0] * shape[1]
+    settings = dict(BN=rows_, BM=keys_, D=padded, num_warps=warps, num_stages=stages) | moves
+    sizes = (size, key.shape[-2], channels, scale)
+    tangent, mu, mean = torch.empty_like(query), torch.empty_like(alpha), torch.empty_like(alpha)
+    over_queries = (triton.cdiv(size, rows_), count)
+    rows[over_queries](*inputs, out, tangent, mu, mean, *sizes, **settings)
+    of_query, of_key, of_value = None, None, None
+    if wanted[0]:
+        of_query = torch.empty_like(query)
+        queries[over_queries](*inputs, mu, mean, of_query, *sizes, **settings)
+    if wanted[1] or wanted[2]:
+        of_key, of_value = torch.empty_like(key), torch.empty_like(value)
+        keys[(triton.cdiv(key.shape[-2], keys_), count)](*inputs, mu, mean, of_key, of_value, *sizes, **settings)
+    return of_query, of_key, of_value, tangent

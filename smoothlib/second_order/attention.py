@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from . import attention_kernel
 
 ENTRIES = 2**25  # of all matrices that are held at once where they are written out
-FLASH = torch.ops.aten._scaled_dot_product_flash_attention
-FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward
+ATEN = torch.ops.aten
+CUDNN_FROM = (9, 0)  # compute capability: on Hopper cuDNN takes half of FlashAttention 2's time
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
@@ -48,13 +48,34 @@ def _fused(query: Tensor) -> bool:
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
 
 
+def _fused_forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple:
+    """The output, the logarithm of the sum of each query's weights, and what the backward pass is to be told."""
+    by_cudnn = torch.cuda.get_device_capability(query.device) >= CUDNN_FROM and query.shape[-1] <= 128 and query.shape[-1] % 8 == 0
+    if by_cudnn:
+        found = ATEN._scaled_dot_product_cudnn_attention(query, key, value, None, True, 0.0, False, False, scale=scale)
+    else:
+        found = ATEN._scaled_dot_product_flash_attention(query, key, value, scale=scale)
+    return *found[:2], by_cudnn, *found[2:8]
+
+
+def _fused_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, rest: list, scale: float
+) -> tuple:
+    by_cudnn, first, second, max_q, max_k, seed, offset = rest
+    if by_cudnn:
+        more = (seed, offset, None, first, second, max_q, max_k, 0.0, False)
+        return ATEN._scaled_dot_product_cudnn_attention_backward(gradient, query, key, value, out, lse, *more, scale=scale)
+    more = (first, second, max_q, max_k, 0.0, False, seed, offset)
+    return ATEN._scaled_dot_product_flash_attention_backward(gradient, query, key, value, out, lse, *more, scale=scale)
+
+
 class Attention(torch.autograd.Function):
     """The first derivative is `AttentionBackward`."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if _fused(query):
-            out, lse, *ctx.seeds = FLASH(query, key, value, scale=scale)[:8]
+            out, lse, *ctx.rest = _fused_forward(query, key, value, scale)
         else:
             out, lse = _in_parts(_forward, scale, query, key, value)
         ctx.save_for_backward(query, key, value, out, lse)
@@ -64,23 +85,19 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         query, key, value, out, lse = ctx.saved_tensors
-        seeds = getattr(ctx, "seeds", None)
-        return *AttentionBackward.apply(query, key, value, gradient, out.detach(), lse, ctx.scale, seeds), None
+        rest = getattr(ctx, "rest", None)
+        return *AttentionBackward.apply(query, key, value, gradient, out.detach(), lse, ctx.scale, rest), None
 
 
 class AttentionBackward(torch.autograd.Function):
     """dQ, dK, dV as functions of Q, K, V and G; `out` and `lse` are what they are of Q, K, V, and have no derivative of their own."""
 
     @staticmethod
-    def forward(ctx, query, key, value, gradient, out, lse, scale, seeds):
+    def forward(ctx, query, key, value, gradient, out, lse, scale, rest):
         ctx.set_materialize_grads(False)
         gradient = gradient.to(query.dtype)
         if _fused(query):
-            # (out, lse, cum_seq_q, cum_seq_k, max_q, max_k, seed, offset) as the forward gave them
-            first, second, max_q, max_k, seed, offset = seeds
-            found = FLASH_BACKWARD(
-                gradient, query, key, value, out, lse, first, second, max_q, max_k, 0.0, False, seed, offset, scale=scale
-            )
+            found = _fused_backward(gradient, query, key, value, out, lse, rest, scale)
         else:
             found = _in_parts(_backward, scale, query, key, value, gradient, out, lse)
         ctx.save_for_backward(query, key, value, gradient, out, lse)
@@ -93,7 +110,7 @@ class AttentionBackward(torch.autograd.Function):
         query, key, value, gradient, out, lse = ctx.saved_tensors
         if q is None and k is None and v is None:
             return (None,) * 8
-        arguments = (query, key, value, gradient, out, lse, q, k, v)
+        arguments = (query, key, value, gradient, out, lse.view(query.shape[:-1]), q, k, v)
         if _fused(query) and attention_kernel.fits(query):
             wanted = ctx.needs_input_grad[:4]
             return *attention_kernel.second_derivative(*arguments, ctx.scale, wanted), None, None, None, None

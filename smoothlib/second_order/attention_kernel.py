@@ -25,7 +25,7 @@ def fits(query: Tensor) -> bool:
 if triton is not None:
 
     @triton.jit
-    def _load(start, rows, size, channels, stride, row, D: tl.constexpr):
+    def _load(start, rows, size, channels, stride, D: tl.constexpr):
         columns = tl.arange(0, D)
         kept = (rows[:, None] < size) & (columns[None, :] < channels)
         return tl.load(start + rows[:, None] * stride + columns[None, :], mask=kept, other=0.0)
@@ -52,15 +52,15 @@ if triton is not None:
 
     @triton.jit
     def rows(
-        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, OUT, TANGENT, MU, MEAN, N, M, channels, scale,
+        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, OUT, TANGENT, MU, MEAN, N, M, channels, heads, stride, scale,
         BN: tl.constexpr, BM: tl.constexpr, D: tl.constexpr, MOVES_KEY: tl.constexpr, MOVES_VALUE: tl.constexpr,
     ):  # fmt: skip
         z = tl.program_id(1).to(tl.int64)
-        of_q, of_k = z * N * channels, z * M * channels
+        of_q, of_k = z // heads * N * stride + z % heads * channels, z // heads * M * stride + z % heads * channels
         i = tl.program_id(0) * BN + tl.arange(0, BN)
-        query = _load(Q + of_q, i, N, channels, channels, 0, D)
-        gradient = _load(G + of_q, i, N, channels, channels, 0, D)
-        q = _load(Qd + of_q, i, N, channels, channels, 0, D)
+        query = _load(Q + of_q, i, N, channels, stride, D)
+        gradient = _load(G + of_q, i, N, channels, stride, D)
+        q = _load(Qd + of_q, i, N, channels, stride, D)
         lse = tl.load(LSE + z * N + i, mask=i < N, other=0.0)
         alpha = tl.load(ALPHA + z * N + i, mask=i < N, other=0.0)
         mu = tl.zeros([BN], tl.float32)
@@ -68,13 +68,13 @@ if triton is not None:
         tangent = tl.zeros([BN, D], tl.float32)
         for start in range(0, M, BM):
             j = start + tl.arange(0, BM)
-            key = _load(K + of_k, j, M, channels, channels, 0, D)
-            value = _load(V + of_k, j, M, channels, channels, 0, D)
+            key = _load(K + of_k, j, M, channels, stride, D)
+            value = _load(V + of_k, j, M, channels, stride, D)
             k, v = key, value
             if MOVES_KEY:
-                k = _load(Kd + of_k, j, M, channels, channels, 0, D)
+                k = _load(Kd + of_k, j, M, channels, stride, D)
             if MOVES_VALUE:
-                v = _load(Vd + of_k, j, M, channels, channels, 0, D)
+                v = _load(Vd + of_k, j, M, channels, stride, D)
             weights, change, a, b = _tile(query, key, value, gradient, q, k, v, lse, scale, j, M, MOVES_KEY, MOVES_VALUE)
             weighted = weights * change
             mu += tl.sum(weighted, 1)
@@ -82,22 +82,22 @@ if triton is not None:
             tangent += tl.dot(weighted.to(value.dtype), value)
             if MOVES_VALUE:
                 tangent += tl.dot(weights.to(v.dtype), v)
-        out = _load(OUT + of_q, i, N, channels, channels, 0, D)
-        _store(TANGENT + of_q, tangent - mu[:, None] * out, i, N, channels, channels, D)
+        out = _load(OUT + of_q, i, N, channels, stride, D)
+        _store(TANGENT + of_q, tangent - mu[:, None] * out, i, N, channels, stride, D)
         tl.store(MU + z * N + i, mu, mask=i < N)
         tl.store(MEAN + z * N + i, first - 2 * mu * alpha, mask=i < N)
 
     @triton.jit
     def queries(
-        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, MU, MEAN, FOUND, N, M, channels, scale,
+        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, MU, MEAN, FOUND, N, M, channels, heads, stride, scale,
         BN: tl.constexpr, BM: tl.constexpr, D: tl.constexpr, MOVES_KEY: tl.constexpr, MOVES_VALUE: tl.constexpr,
     ):  # fmt: skip
         z = tl.program_id(1).to(tl.int64)
-        of_q, of_k = z * N * channels, z * M * channels
+        of_q, of_k = z // heads * N * stride + z % heads * channels, z // heads * M * stride + z % heads * channels
         i = tl.program_id(0) * BN + tl.arange(0, BN)
-        query = _load(Q + of_q, i, N, channels, channels, 0, D)
-        gradient = _load(G + of_q, i, N, channels, channels, 0, D)
-        q = _load(Qd + of_q, i, N, channels, channels, 0, D)
+        query = _load(Q + of_q, i, N, channels, stride, D)
+        gradient = _load(G + of_q, i, N, channels, stride, D)
+        q = _load(Qd + of_q, i, N, channels, stride, D)
         lse = tl.load(LSE + z * N + i, mask=i < N, other=0.0)
         alpha = tl.load(ALPHA + z * N + i, mask=i < N, other=0.0)
         mu = tl.load(MU + z * N + i, mask=i < N, other=0.0)
@@ -105,55 +105,64 @@ if triton is not None:
         found = tl.zeros([BN, D], tl.float32)
         for start in range(0, M, BM):
             j = start + tl.arange(0, BM)
-            key = _load(K + of_k, j, M, channels, channels, 0, D)
-            value = _load(V + of_k, j, M, channels, channels, 0, D)
+            key = _load(K + of_k, j, M, channels, stride, D)
+            value = _load(V + of_k, j, M, channels, stride, D)
             k, v = key, value
             if MOVES_KEY:
-                k = _load(Kd + of_k, j, M, channels, channels, 0, D)
+                k = _load(Kd + of_k, j, M, channels, stride, D)
             if MOVES_VALUE:
-                v = _load(Vd + of_k, j, M, channels, channels, 0, D)
+                v = _load(Vd + of_k, j, M, channels, stride, D)
             weights, change, a, b = _tile(query, key, value, gradient, q, k, v, lse, scale, j, M, MOVES_KEY, MOVES_VALUE)
             centred = a - alpha[:, None]
             of_scores = weights * (change * centred - mu[:, None] * a + b - mean[:, None])
             found += tl.dot(of_scores.to(key.dtype), key)
             if MOVES_KEY:
                 found += tl.dot((weights * centred).to(k.dtype), k)
-        _store(FOUND + of_q, found * scale, i, N, channels, channels, D)
+        _store(FOUND + of_q, found * scale, i, N, channels, stride, D)
 
     @triton.jit
     def keys(
-        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, MU, MEAN, OF_KEY, OF_VALUE, N, M, channels, scale,
+        Q, K, V, G, Qd, Kd, Vd, LSE, ALPHA, MU, MEAN, OF_KEY, OF_VALUE, N, M, channels, heads, stride, scale,
         BN: tl.constexpr, BM: tl.constexpr, D: tl.constexpr, MOVES_KEY: tl.constexpr, MOVES_VALUE: tl.constexpr,
     ):  # fmt: skip
         z = tl.program_id(1).to(tl.int64)
-        of_q, of_k = z * N * channels, z * M * channels
+        of_q, of_k = z // heads * N * stride + z % heads * channels, z // heads * M * stride + z % heads * channels
         j = tl.program_id(0) * BM + tl.arange(0, BM)
-        key = _load(K + of_k, j, M, channels, channels, 0, D)
-        value = _load(V + of_k, j, M, channels, channels, 0, D)
+        key = _load(K + of_k, j, M, channels, stride, D)
+        value = _load(V + of_k, j, M, channels, stride, D)
         k, v = key, value
         if MOVES_KEY:
-            k = _load(Kd + of_k, j, M, channels, channels, 0, D)
+            k = _load(Kd + of_k, j, M, channels, stride, D)
         if MOVES_VALUE:
-            v = _load(Vd + of_k, j, M, channels, channels, 0, D)
+            v = _load(Vd + of_k, j, M, channels, stride, D)
         of_key = tl.zeros([BM, D], tl.float32)
         of_value = tl.zeros([BM, D], tl.float32)
         for start in range(0, N, BN):
             i = start + tl.arange(0, BN)
-            query = _load(Q + of_q, i, N, channels, channels, 0, D)
-            gradient = _load(G + of_q, i, N, channels, channels, 0, D)
-            q = _load(Qd + of_q, i, N, channels, channels, 0, D)
+            query = _load(Q + of_q, i, N, channels, stride, D)
+            gradient = _load(G + of_q, i, N, channels, stride, D)
+            q = _load(Qd + of_q, i, N, channels, stride, D)
             lse = tl.load(LSE + z * N + i, mask=i < N, other=float("inf"))  # no weight beyond the last query
             alpha = tl.load(ALPHA + z * N + i, mask=i < N, other=0.0)
             mu = tl.load(MU + z * N + i, mask=i < N, other=0.0)
             mean = tl.load(MEAN + z * N + i, mask=i < N, other=0.0)
-            weights, change, a, b = _tile(query, key, value, gradient, q, k, v, lse, scale, j, M, MOVES_KEY, MOVES_VALUE)
-            centred = a - alpha[:, None]
-            of_scores = weights * (change * centred - mu[:, None] * a + b - mean[:, None])
-            of_key += tl.dot(tl.trans(of_scores.to(query.dtype)), query)
-            of_key += tl.dot(tl.trans((weights * centred).to(q.dtype)), q)
-            of_value += tl.dot(tl.trans((weights * (change - mu[:, None])).to(gradient.dtype)), gradient)
-        _store(OF_KEY + of_k, of_key * scale, j, M, channels, channels, D)
-        _store(OF_VALUE + of_k, of_value, j, M, channels, channels, D)
+            # all tiles transposed, keys by queries: what is multiplied then lies as the products need it
+            weights = tl.exp(tl.dot(key, tl.trans(query)) * scale - lse[None, :])
+            change = tl.dot(key, tl.trans(q))
+            a = tl.dot(value, tl.trans(gradient))
+            b = a * 0.0
+            if MOVES_KEY:
+                change += tl.dot(k, tl.trans(query))
+            if MOVES_VALUE:
+                b = tl.dot(v, tl.trans(gradient))
+            change *= scale
+            centred = a - alpha[None, :]
+            of_scores = weights * (change * centred - mu[None, :] * a + b - mean[None, :])
+            of_key += tl.dot(of_scores.to(query.dtype), query)
+            of_key += tl.dot((weights * centred).to(q.dtype), q)
+            of_value += tl.dot((weights * (change - mu[None, :])).to(gradient.dtype), gradient)
+        _store(OF_KEY + of_k, of_key * scale, j, M, channels, stride, D)
+        _store(OF_VALUE + of_k, of_value, j, M, channels, stride, D)
 
 
 def second_derivative(
@@ -161,20 +170,19 @@ def second_derivative(
     q: Tensor | None, k: Tensor | None, v: Tensor | None, scale: float, wanted: tuple[bool, ...] = (True,) * 4,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of Q, K, V, G, all (B, heads, N or M, d); those of Q, K, V are left out where not `wanted`."""
-    shape, (size, channels) = query.shape, query.shape[-2:]
+    count, heads, size, channels = query.shape
     q = torch.zeros_like(query) if q is None else q
-    query, gradient, out, q = (x.to(query.dtype).contiguous() for x in (query, gradient, out, q))
-    alpha = (gradient.float() * out.float()).sum(-1)
-    key, value = key.contiguous(), value.contiguous()
+    query, key, value, gradient, out, q = (_laid_out(x, query.dtype) for x in (query, key, value, gradient, out, q))
+    alpha = (gradient.float() * out.float()).sum(-1).contiguous()
     moves = dict(MOVES_KEY=k is not None, MOVES_VALUE=v is not None)
-    k, v = (key if k is None else k.to(key.dtype).contiguous(), value if v is None else v.to(key.dtype).contiguous())
+    k, v = (before if x is None else _laid_out(x, query.dtype) for x, before in ((k, key), (v, value)))
     padded = max(16, triton.next_power_of_2(channels))
     rows_, keys_, warps, stages = BLOCKS.get(padded, BLOCKS[64])
-    inputs, count = (query, key, value, gradient, q, k, v, lse.contiguous(), alpha), shape[0] * shape[1]
+    inputs = (query, key, value, gradient, q, k, v, lse.contiguous(), alpha)
     settings = dict(BN=rows_, BM=keys_, D=padded, num_warps=warps, num_stages=stages) | moves
-    sizes = (size, key.shape[-2], channels, scale)
+    sizes = (size, key.shape[-2], channels, heads, heads * channels, scale)
     tangent, mu, mean = torch.empty_like(query), torch.empty_like(alpha), torch.empty_like(alpha)
-    over_queries = (triton.cdiv(size, rows_), count)
+    over_queries = (triton.cdiv(size, rows_), count * heads)
     rows[over_queries](*inputs, out, tangent, mu, mean, *sizes, **settings)
     of_query, of_key, of_value = None, None, None
     if wanted[0]:
@@ -182,5 +190,10 @@ def second_derivative(
         queries[over_queries](*inputs, mu, mean, of_query, *sizes, **settings)
     if wanted[1] or wanted[2]:
         of_key, of_value = torch.empty_like(key), torch.empty_like(value)
-        keys[(triton.cdiv(key.shape[-2], keys_), count)](*inputs, mu, mean, of_key, of_value, *sizes, **settings)
+        keys[(triton.cdiv(key.shape[-2], keys_), count * heads)](*inputs, mu, mean, of_key, of_value, *sizes, **settings)
     return of_query, of_key, of_value, tangent
+
+
+def _laid_out(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, heads, N, d) as it lies in memory where it comes from linear layers: (B, N, heads, d)."""
+    return x.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)

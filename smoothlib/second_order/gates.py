@@ -48,7 +48,7 @@ class Gate(torch.autograd.Function):
             y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
             _launch(_forward, y, x, y)
             return y
-        a, b, value, _, _ = _halves(x)
+        a, _b, value, _, _ = _halves(x)
         return (a * value).to(x.dtype)
 
     @staticmethod
@@ -66,7 +66,7 @@ class GateBackward(torch.autograd.Function):
             found = torch.empty_like(x)
             _launch(_backward, gradient, x, gradient, found)
             return found
-        a, b, value, slope, _ = _halves(x)
+        a, _b, value, slope, _ = _halves(x)
         return torch.cat([gradient * value, gradient * a * slope], -1).to(x.dtype)
 
     @staticmethod
@@ -78,7 +78,7 @@ class GateBackward(torch.autograd.Function):
             of_gradient, of_x = torch.empty_like(gradient), torch.empty_like(x)
             _launch(_second, gradient, x, gradient, cotangent, of_gradient, of_x)
             return of_gradient, of_x
-        a, b, value, slope, curve = _halves(x)
+        a, _b, value, slope, curve = _halves(x)
         p, q = cotangent.chunk(2, -1)
         of_x = torch.cat([q * gradient * slope, gradient * (p * slope + q * a * curve)], -1)
         return (p * value + q * a * slope).to(gradient.dtype), of_x.to(x.dtype)
@@ -111,7 +111,7 @@ if triton is not None:
 
     @triton.jit
     def _forward(X, Y, size, width, TILE: tl.constexpr):
-        i, first, kept, a, b, below, density = _read(X, size, width, TILE)
+        i, _first, kept, a, b, below, _density = _read(X, size, width, TILE)
         tl.store(Y + i, (a * b * below).to(Y.dtype.element_ty), mask=kept)
 
     @triton.jit

@@ -12,12 +12,13 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
 from .attention import attention
+from .convolutions import convolution
 from .gates import gated
 from .norms import group_norm, layer_norm
 
 
 def fuse_second_order(unet: UNet2DConditionModel) -> int:
-    """Give attention, norms, GEGLU, residual blocks and a LoRA's layers of `unet` forwards with fused first and second derivatives.
+    """Give attention, norms, GEGLU, frozen convolutions and a LoRA's layers of `unet` forwards with fused first and second derivatives.
 
     `double_backward` then holds no N x N matrices. Modules, names, weights and hooks stay; norms are constants. The number of layers.
 
@@ -53,6 +54,13 @@ def _group_norm(norm: nn.GroupNorm) -> Callable | None:
 def _layer_norm(norm: nn.LayerNorm) -> Callable | None:
     plain = norm.elementwise_affine and norm.bias is not None and len(norm.normalized_shape) == 1
     return (lambda x: layer_norm(x, norm.weight, norm.bias, norm.eps)) if plain else None
+
+
+def _convolution(layer: nn.Conv2d) -> Callable | None:
+    if any(p.requires_grad for p in layer.parameters()) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return None
+    settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return lambda x: convolution(x, layer.weight, layer.bias, settings)
 
 
 def _gate(layer: GEGLU) -> Callable:
@@ -125,6 +133,7 @@ def _lora_linear(layer: LoraLinear) -> Callable:
 FORWARDS: dict[type, Callable] = {
     ResnetBlock2D: _residual_block,
     Transformer2DModel: _transformer,
+    nn.Conv2d: _convolution,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
     GEGLU: _gate,

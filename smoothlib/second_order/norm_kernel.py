@@ -1,4 +1,9 @@
-"""Group and layer norm with their derivatives for a GPU: a Triton program a group, in tiles, or a row; the formulas are `norms`'."""
+"""Group and layer norm with their derivatives for a GPU, in Triton; the formulas are `norms`'.
+
+Rows are a program each. Of pictures, whose channels lie side by side in memory (channels last), a group is a narrow strip: programs take all
+channels of some pixels, so that every read is a wide one. `_partial` sums over the pixels of a tile what the means need, `_finish` over
+tiles and channels of a group, and `_apply` computes the results from the means.
+"""
 
 import torch
 from torch import Tensor
@@ -9,11 +14,14 @@ try:
 except ImportError:  # no GPU build of PyTorch: `fits` says so
     triton = None
 
-TILE, LARGEST_ROW = 4096, 8192
+LARGEST_ROW = 8192
+PIXELS, CHANNELS = 32, 128  # of a tile
+TILES = 32  # of a program of `_partial`, at most
+FORWARD, BACKWARD, SECOND, SECOND_SILU = 0, 1, 2, 3  # what is computed; SECOND_SILU: the second sums of a second derivative with SiLU
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: on a GPU, (B, C, H, W) in one of the two layouts, or rows (B, C)."""
+    """Whether the kernels take this tensor: on a GPU, (B, C, H, W) or rows (B, C)."""
     if triton is None or not x.is_cuda or x.dtype == torch.float64:
         return False
     return (x.ndim == 2 and x.shape[1] <= LARGEST_ROW) or x.ndim == 4
@@ -32,194 +40,239 @@ if triton is not None:
         return slope
 
     @triton.jit
-    def _curve(z, SILU: tl.constexpr):
-        """f''."""
-        if SILU:
-            s = tl.sigmoid(z)
-            curve = s * (1 - s) * (2 + z * (1 - 2 * s))
-        else:
-            curve = z * 0
-        return curve
+    def _curve(z):
+        """f'' of SiLU."""
+        s = tl.sigmoid(z)
+        return s * (1 - s) * (2 + z * (1 - 2 * s))
 
     @triton.jit
-    def _forward(
-        X, W, B, Y, MEAN, RSTD, pixels, width, groups, sb, sc, sp, eps,
-        BP: tl.constexpr, BC: tl.constexpr, SILU: tl.constexpr,
+    def _partial(
+        X, G, V, W, B, MEANS, SUMS, pixels, channels, groups, width, tiles,
+        WHAT: tl.constexpr, KNOWN: tl.constexpr, FOUND: tl.constexpr, SILU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
     ):  # fmt: skip
-        z = tl.program_id(0)
-        group = z % groups
-        start = (z // groups).to(tl.int64) * sb + group * width * sc
-        columns = tl.arange(0, BC)
-        inside = columns < width
-        gamma = tl.load(W + group * width + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-        beta = tl.load(B + group * width + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-        count = pixels * width
-        total = tl.zeros([BP, BC], tl.float32)
-        for first in range(0, pixels, BP):
-            p = first + tl.arange(0, BP)
+        """SUMS (chunk, FOUND, sample, channel): sums over the chunk's pixels. MEANS (KNOWN, sample, group): mean, 1 / sigma, ..."""
+        sample, chunk = tl.program_id(0), tl.program_id(1)
+        c = tl.program_id(2) * BC + tl.arange(0, BC)
+        inside = c < channels
+        of = sample * groups + c // width
+        step = tl.num_programs(0) * groups
+        gamma = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+        beta = tl.load(B + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+        if WHAT != 0:
+            mean = tl.load(MEANS + of, mask=inside, other=0.0)[None, :]
+            rstd = tl.load(MEANS + step + of, mask=inside, other=0.0)[None, :]
+        if WHAT == 3:
+            mean_v = tl.load(MEANS + 2 * step + of, mask=inside, other=0.0)[None, :]
+            a = tl.load(MEANS + 3 * step + of, mask=inside, other=0.0)[None, :]
+        sum_0, sum_1 = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
+        sum_2, sum_3 = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
+        sum_4 = tl.zeros([BP, BC], tl.float32)
+        start = sample.to(tl.int64) * pixels * channels
+        for tile in range(0, tiles):
+            p = (chunk * tiles + tile) * BP + tl.arange(0, BP)
             kept = (p[:, None] < pixels) & inside[None, :]
-            total += tl.load(X + start + p[:, None] * sp + columns[None, :] * sc, mask=kept, other=0.0).to(tl.float32)
-        mean = tl.sum(total) / count
-        total = tl.zeros([BP, BC], tl.float32)
-        for first in range(0, pixels, BP):
-            p = first + tl.arange(0, BP)
-            kept = (p[:, None] < pixels) & inside[None, :]
-            x = tl.load(X + start + p[:, None] * sp + columns[None, :] * sc, mask=kept, other=0.0).to(tl.float32)
-            total += tl.where(kept, (x - mean) * (x - mean), 0.0)
-        rstd = 1 / tl.sqrt(tl.sum(total) / count + eps)
-        for first in range(0, pixels, BP):
-            p = first + tl.arange(0, BP)
-            kept = (p[:, None] < pixels) & inside[None, :]
-            at = start + p[:, None] * sp + columns[None, :] * sc
-            y = gamma * (tl.load(X + at, mask=kept, other=0.0).to(tl.float32) - mean) * rstd + beta
-            if SILU:
-                y = y * tl.sigmoid(y)
-            tl.store(Y + at, y.to(Y.dtype.element_ty), mask=kept)
-        tl.store(MEAN + z, mean)
-        tl.store(RSTD + z, rstd)
-
-    @triton.jit
-    def _backward(
-        G, X, W, B, MEAN, RSTD, FOUND, pixels, width, groups, sb, sc, sp,
-        BP: tl.constexpr, BC: tl.constexpr, SILU: tl.constexpr,
-    ):  # fmt: skip
-        z = tl.program_id(0)
-        group = z % groups
-        start = (z // groups).to(tl.int64) * sb + group * width * sc
-        columns = tl.arange(0, BC)
-        inside = columns < width
-        gamma = tl.load(W + group * width + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-        beta = tl.load(B + group * width + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-        mean, rstd = tl.load(MEAN + z), tl.load(RSTD + z)
-        count = pixels * width
-        sum_h, sum_hx = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
-        for first in range(0, pixels, BP):
-            p = first + tl.arange(0, BP)
-            kept = (p[:, None] < pixels) & inside[None, :]
-            at = start + p[:, None] * sp + columns[None, :] * sc
-            normal = (tl.load(X + at, mask=kept, other=0.0).to(tl.float32) - mean) * rstd
-            g = tl.load(G + at, mask=kept, other=0.0).to(tl.float32)
-            h = gamma * g * _slope(gamma * normal + beta, SILU)
-            sum_h += h
-            sum_hx += h * normal
-        mean_h, b = tl.sum(sum_h) / count, tl.sum(sum_hx) / count
-        for first in range(0, pixels, BP):
-            p = first + tl.arange(0, BP)
-            kept = (p[:, None] < pixels) & inside[None, :]
-            at = start + p[:, None] * sp + columns[None, :] * sc
-            normal = (tl.load(X + at, mask=kept, other=0.0).to(tl.float32) - mean) * rstd
-            g = tl.load(G + at, mask=kept, other=0.0).to(tl.float32)
-            h = gamma * g * _slope(gamma * normal + beta, SILU)
-            tl.store(FOUND + at, (rstd * (h - mean_h - normal * b)).to(FOUND.dtype.element_ty), mask=kept)
-
-    @triton.jit
-    def _second(
-        V, G, X, W, B, MEAN, RSTD, OF_G, OF_X, pixels, width, groups, sb, sc, sp,
-        BP: tl.constexpr, BC: tl.constexpr, SILU: tl.constexpr,
-    ):  # fmt: skip
-        z = tl.program_id(0)
-        group = z % groups
-        start = (z // groups).to(tl.int64) * sb + group * width * sc
-        columns = tl.arange(0, BC)
-        inside = columns < width
-        gamma = tl.load(W + group * width + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-        beta = tl.load(B + group * width + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-        mean, rstd = tl.load(MEAN + z), tl.load(RSTD + z)
-        count = pixels * width
-        sum_v, sum_vx = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
-        sum_h, sum_hx = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
-        sum_vh = tl.zeros([BP, BC], tl.float32)
-        for first in range(0, pixels, BP):
-            p = first + tl.arange(0, BP)
-            kept = (p[:, None] < pixels) & inside[None, :]
-            at = start + p[:, None] * sp + columns[None, :] * sc
-            normal = (tl.load(X + at, mask=kept, other=0.0).to(tl.float32) - mean) * rstd
-            g = tl.load(G + at, mask=kept, other=0.0).to(tl.float32)
-            v = tl.load(V + at, mask=kept, other=0.0).to(tl.float32)
-            h = gamma * g * _slope(gamma * normal + beta, SILU)
-            sum_v += v
-            sum_vx += v * normal
-            sum_h += h
-            sum_hx += h * normal
-            sum_vh += v * h
-        mean_v, a = tl.sum(sum_v) / count, tl.sum(sum_vx) / count
-        mean_h, b = tl.sum(sum_h) / count, tl.sum(sum_hx) / count
-        c = tl.sum(sum_vh) / count - mean_v * mean_h - a * b
-        mean_e, mean_ex = 0.0, 0.0
-        if SILU:
-            sum_e, sum_ex = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
-            for first in range(0, pixels, BP):
-                p = first + tl.arange(0, BP)
-                kept = (p[:, None] < pixels) & inside[None, :]
-                at = start + p[:, None] * sp + columns[None, :] * sc
-                normal = (tl.load(X + at, mask=kept, other=0.0).to(tl.float32) - mean) * rstd
+            at = start + p[:, None] * channels + c[None, :]
+            x = tl.load(X + at, mask=kept, other=0.0).to(tl.float32)
+            if WHAT == 0:
+                sum_0 += x
+                sum_1 += x * x
+            else:
+                normal = (x - mean) * rstd
                 g = tl.load(G + at, mask=kept, other=0.0).to(tl.float32)
-                v = tl.load(V + at, mask=kept, other=0.0).to(tl.float32)
-                e = gamma * gamma * g * _curve(gamma * normal + beta, SILU) * rstd * (v - mean_v - normal * a)
-                sum_e += e
-                sum_ex += e * normal
-            mean_e, mean_ex = tl.sum(sum_e) / count, tl.sum(sum_ex) / count
-        for first in range(0, pixels, BP):
-            p = first + tl.arange(0, BP)
-            kept = (p[:, None] < pixels) & inside[None, :]
-            at = start + p[:, None] * sp + columns[None, :] * sc
-            normal = (tl.load(X + at, mask=kept, other=0.0).to(tl.float32) - mean) * rstd
-            g = tl.load(G + at, mask=kept, other=0.0).to(tl.float32)
-            v = tl.load(V + at, mask=kept, other=0.0).to(tl.float32)
-            slope = _slope(gamma * normal + beta, SILU)
-            h = gamma * g * slope
-            q = rstd * (v - mean_v - normal * a)
-            of_x = -rstd * (b * (v - mean_v) + a * (h - mean_h) - 2 * a * b * normal + c * normal)
+                z = gamma * normal + beta
+                if WHAT == 3:
+                    v = tl.load(V + at, mask=kept, other=0.0).to(tl.float32)
+                    e = gamma * gamma * g * _curve(z) * rstd * (v - mean_v - normal * a)
+                    sum_0 += e
+                    sum_1 += e * normal
+                else:
+                    h = gamma * g * _slope(z, SILU)
+                    sum_0 += h
+                    sum_1 += h * normal
+                    if WHAT == 2:
+                        v = tl.load(V + at, mask=kept, other=0.0).to(tl.float32)
+                        sum_2 += v
+                        sum_3 += v * normal
+                        sum_4 += v * h
+        place = SUMS + ((chunk * FOUND) * tl.num_programs(0) + sample) * channels + c
+        step_sums = tl.num_programs(0) * channels
+        tl.store(place, tl.sum(sum_0, 0), mask=inside)
+        tl.store(place + step_sums, tl.sum(sum_1, 0), mask=inside)
+        if WHAT == 2:
+            tl.store(place + 2 * step_sums, tl.sum(sum_2, 0), mask=inside)
+            tl.store(place + 3 * step_sums, tl.sum(sum_3, 0), mask=inside)
+            tl.store(place + 4 * step_sums, tl.sum(sum_4, 0), mask=inside)
+
+    @triton.jit
+    def _finish(SUMS, MEANS, chunks, samples, channels, groups, width, count, BW: tl.constexpr):
+        """MEANS (FOUND, sample, group) of SUMS (chunk, FOUND, sample, channel)."""
+        which, sample, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+        c = tl.arange(0, BW)
+        total = tl.zeros([BW], tl.float32)
+        found = tl.num_programs(0)
+        for chunk in range(0, chunks):
+            place = SUMS + ((chunk * found + which) * samples + sample) * channels + group * width + c
+            total += tl.load(place, mask=c < width, other=0.0)
+        tl.store(MEANS + (which * samples + sample) * groups + group, tl.sum(total) / count)
+
+    @triton.jit
+    def _apply(
+        X, G, V, W, B, MEANS, OUT, OF_X, pixels, channels, groups, width,
+        WHAT: tl.constexpr, SILU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    ):  # fmt: skip
+        """The results of a tile. MEANS (_, sample, group): mean, 1 / sigma and, for derivatives, those of h, hx, v, vx, vh, e, ex."""
+        sample = tl.program_id(0)
+        c = tl.program_id(2) * BC + tl.arange(0, BC)
+        inside = c < channels
+        of, step = sample * groups + c // width, tl.num_programs(0) * groups
+        gamma = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+        beta = tl.load(B + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+        mean = tl.load(MEANS + of, mask=inside, other=0.0)[None, :]
+        rstd = tl.load(MEANS + step + of, mask=inside, other=0.0)[None, :]
+        p = tl.program_id(1) * BP + tl.arange(0, BP)
+        kept = (p[:, None] < pixels) & inside[None, :]
+        at = sample.to(tl.int64) * pixels * channels + p[:, None] * channels + c[None, :]
+        normal = (tl.load(X + at, mask=kept, other=0.0).to(tl.float32) - mean) * rstd
+        z = gamma * normal + beta
+        if WHAT == 0:
             if SILU:
-                e = gamma * gamma * g * _curve(gamma * normal + beta, SILU) * q
-                of_x += e - mean_e - normal * mean_ex
-            tl.store(OF_G + at, (gamma * slope * q).to(OF_G.dtype.element_ty), mask=kept)
-            tl.store(OF_X + at, (rstd * of_x).to(OF_X.dtype.element_ty), mask=kept)
+                z = z * tl.sigmoid(z)
+            tl.store(OUT + at, z.to(OUT.dtype.element_ty), mask=kept)
+        else:
+            g = tl.load(G + at, mask=kept, other=0.0).to(tl.float32)
+            slope = _slope(z, SILU)
+            h = gamma * g * slope
+            mean_h = tl.load(MEANS + 2 * step + of, mask=inside, other=0.0)[None, :]
+            b = tl.load(MEANS + 3 * step + of, mask=inside, other=0.0)[None, :]
+            if WHAT == 1:
+                tl.store(OUT + at, (rstd * (h - mean_h - normal * b)).to(OUT.dtype.element_ty), mask=kept)
+            else:
+                v = tl.load(V + at, mask=kept, other=0.0).to(tl.float32)
+                mean_v = tl.load(MEANS + 4 * step + of, mask=inside, other=0.0)[None, :]
+                a = tl.load(MEANS + 5 * step + of, mask=inside, other=0.0)[None, :]
+                mean_vh = tl.load(MEANS + 6 * step + of, mask=inside, other=0.0)[None, :]
+                twice = mean_vh - mean_v * mean_h - 3 * a * b  # c - 2 a b
+                q = rstd * (v - mean_v - normal * a)
+                of_x = -rstd * (b * (v - mean_v) + a * (h - mean_h) + twice * normal)
+                if SILU:
+                    mean_e = tl.load(MEANS + 7 * step + of, mask=inside, other=0.0)[None, :]
+                    mean_ex = tl.load(MEANS + 8 * step + of, mask=inside, other=0.0)[None, :]
+                    of_x += gamma * gamma * g * _curve(z) * q - mean_e - normal * mean_ex
+                tl.store(OUT + at, (gamma * slope * q).to(OUT.dtype.element_ty), mask=kept)
+                tl.store(OF_X + at, (rstd * of_x).to(OF_X.dtype.element_ty), mask=kept)
+
+    @triton.jit
+    def _row(X, G, V, W, B, MEAN, RSTD, OUT, OF_X, width, eps, WHAT: tl.constexpr, BC: tl.constexpr):
+        """A row of a layer norm: y, dx, or the gradients of g and x."""
+        row = tl.program_id(0).to(tl.int64)
+        c = tl.arange(0, BC)
+        inside = c < width
+        gamma = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(X + row * width + c, mask=inside, other=0.0).to(tl.float32)
+        if WHAT == 0:
+            mean = tl.sum(x) / width
+            centred = tl.where(inside, x - mean, 0.0)
+            rstd = 1 / tl.sqrt(tl.sum(centred * centred) / width + eps)
+            y = gamma * centred * rstd + tl.load(B + c, mask=inside, other=0.0).to(tl.float32)
+            tl.store(OUT + row * width + c, y.to(OUT.dtype.element_ty), mask=inside)
+            tl.store(MEAN + row, mean)
+            tl.store(RSTD + row, rstd)
+        else:
+            rstd = tl.load(RSTD + row)
+            normal = (x - tl.load(MEAN + row)) * rstd
+            h = gamma * tl.load(G + row * width + c, mask=inside, other=0.0).to(tl.float32)
+            mean_h, b = tl.sum(h) / width, tl.sum(h * normal) / width
+            if WHAT == 1:
+                tl.store(OUT + row * width + c, (rstd * (h - mean_h - normal * b)).to(OUT.dtype.element_ty), mask=inside)
+            else:
+                v = tl.load(V + row * width + c, mask=inside, other=0.0).to(tl.float32)
+                mean_v, a = tl.sum(v) / width, tl.sum(v * normal) / width
+                twice = tl.sum(v * h) / width - mean_v * mean_h - 3 * a * b  # c - 2 a b
+                of_x = -rstd * rstd * (b * (v - mean_v) + a * (h - mean_h) + twice * normal)
+                q = rstd * (v - mean_v - normal * a)
+                tl.store(OUT + row * width + c, (gamma * q).to(OUT.dtype.element_ty), mask=inside)
+                tl.store(OF_X + row * width + c, of_x.to(OF_X.dtype.element_ty), mask=inside)
 
 
-def _settings(x: Tensor, groups: int, silu: bool) -> tuple[tuple, dict]:
-    """Sizes and strides of a tensor in one of the two layouts, and the tile."""
-    width, channels = x.shape[1] // groups, x.shape[1]
+def _rows(what: int, x, gradient, v, weight, bias, mean, rstd, out, of_x, eps=0.0) -> None:
+    columns = triton.next_power_of_2(x.shape[1])
+    warps = min(8, max(1, columns // 512))
+    _row[(len(x),)](x, gradient, v, weight, bias, mean, rstd, out, of_x, x.shape[1], eps, WHAT=what, BC=columns, num_warps=warps)
+
+
+def _last(x: Tensor) -> Tensor:
+    """(B, C, H, W) with its channels side by side in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _sizes(x: Tensor, groups: int) -> tuple[int, int, int, int]:
+    return x.shape[2] * x.shape[3], x.shape[1], groups, x.shape[1] // groups
+
+
+def _means(what: int, found: int, x, gradient, v, weight, bias, means: Tensor, groups: int, silu: bool) -> Tensor:
+    """(found, B, groups): means over the groups of what `_partial` sums."""
+    pixels, channels, _, width = _sizes(x, groups)
+    tiles = min(TILES, triton.cdiv(pixels, PIXELS))
+    chunks, samples = triton.cdiv(pixels, PIXELS * tiles), len(x)
+    sums = torch.empty(chunks, found, samples, channels, device=x.device)
+    settings = dict(WHAT=what, KNOWN=len(means), FOUND=found, SILU=silu, BP=PIXELS, BC=CHANNELS, num_warps=4)
+    grid = (samples, chunks, triton.cdiv(channels, CHANNELS))
+    _partial[grid](x, gradient, v, weight, bias, means, sums, *_sizes(x, groups), tiles, **settings)
+    result = torch.empty(found, samples, groups, device=x.device)
     columns = triton.next_power_of_2(width)
-    if x.ndim == 2:  # rows
-        return (1, width, groups, channels, 1, 0), dict(BP=1, BC=columns, SILU=silu, num_warps=4 if columns <= 2048 else 8)
-    pixels = x.shape[2] * x.shape[3]
-    last = _layout(x) == torch.channels_last
-    strides = (pixels * channels, 1, channels) if last else (pixels * channels, pixels, 1)
-    rows = max(1, min(TILE // columns, triton.next_power_of_2(pixels)))
-    return (pixels, width, groups, *strides), dict(BP=rows, BC=columns, SILU=silu, num_warps=8)
+    _finish[(found, samples, groups)](sums, result, chunks, samples, channels, groups, width, pixels * width, BW=columns, num_warps=1)
+    return result
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+def _results(what: int, x, gradient, v, weight, bias, means: Tensor, out: Tensor, of_x: Tensor, groups: int, silu: bool) -> None:
+    pixels, channels, _, _ = _sizes(x, groups)
+    grid = (len(x), triton.cdiv(pixels, PIXELS), triton.cdiv(channels, CHANNELS))
+    settings = dict(WHAT=what, SILU=silu, BP=PIXELS, BC=CHANNELS, num_warps=4)
+    _apply[grid](x, gradient, v, weight, bias, means, out, of_x, *_sizes(x, groups), **settings)
 
 
 def forward(x, weight, bias, groups, eps, silu, dtype):
-    """y, and the mean and reciprocal deviation of each group."""
-    x = x.contiguous(memory_format=_layout(x))
-    sizes, settings = _settings(x, groups, silu)
+    """y, and the mean and reciprocal deviation of each group, flat."""
+    if x.ndim == 2:
+        x = x.contiguous()
+        y, mean, rstd = torch.empty_like(x, dtype=dtype), *torch.empty(2, len(x), device=x.device)
+        _rows(FORWARD, x, x, x, weight, bias, mean, rstd, y, y, eps)
+        return y, mean, rstd
+    x = _last(x)
     y = torch.empty_like(x, dtype=dtype)
-    mean, rstd = torch.empty(2, len(x) * groups, device=x.device)
-    _forward[(len(x) * groups,)](x, weight, bias, y, mean, rstd, *sizes, eps, **settings)
-    return y, mean, rstd
+    mean, square = _means(FORWARD, 2, x, x, x, weight, bias, x, groups, silu)
+    rstd = (square.addcmul(mean, mean, value=-1).clamp_min(0) + eps).rsqrt()
+    _results(FORWARD, x, x, x, weight, bias, torch.stack([mean, rstd]), y, y, groups, silu)
+    return y, mean.flatten(), rstd.flatten()
 
 
 def backward(gradient, x, weight, bias, mean, rstd, groups, silu):
     """dx."""
-    layout = _layout(x)
-    x, gradient = x.contiguous(memory_format=layout), gradient.contiguous(memory_format=layout)
-    sizes, settings = _settings(x, groups, silu)
-    found = torch.empty_like(x)
-    _backward[(len(x) * groups,)](gradient, x, weight, bias, mean, rstd, found, *sizes, **settings)
+    if x.ndim == 2:
+        x, gradient = x.contiguous(), gradient.contiguous()
+        found = torch.empty_like(x)
+        _rows(BACKWARD, x, gradient, x, weight, bias, mean, rstd, found, found)
+        return found
+    x, gradient = _last(x), _last(gradient)
+    found, known = torch.empty_like(x), torch.stack([mean, rstd]).view(2, -1, groups)
+    known = torch.cat([known, _means(BACKWARD, 2, x, gradient, x, weight, bias, known, groups, silu)])
+    _results(BACKWARD, x, gradient, x, weight, bias, known, found, found, groups, silu)
     return found
 
 
 def second(v, gradient, x, weight, bias, mean, rstd, groups, silu):
     """Gradients of g and x."""
-    layout = _layout(x)
-    v, x, gradient = (value.contiguous(memory_format=layout) for value in (v, x, gradient))
-    sizes, settings = _settings(x, groups, silu)
+    if x.ndim == 2:
+        v, x, gradient = v.contiguous(), x.contiguous(), gradient.contiguous()
+        of_gradient, of_x = torch.empty_like(gradient), torch.empty_like(x)
+        _rows(SECOND, x, gradient, v, weight, bias, mean, rstd, of_gradient, of_x)
+        return of_gradient, of_x
+    v, x, gradient = _last(v), _last(x), _last(gradient)
     of_gradient, of_x = torch.empty_like(gradient), torch.empty_like(x)
-    _second[(len(x) * groups,)](v, gradient, x, weight, bias, mean, rstd, of_gradient, of_x, *sizes, **settings)
+    known = torch.stack([mean, rstd]).view(2, -1, groups)
+    found = _means(SECOND, 5, x, gradient, v, weight, bias, known, groups, silu)
+    more = []
+    if silu:
+        more = [_means(SECOND_SILU, 2, x, gradient, v, weight, bias, torch.cat([known, found[2:4]]), groups, silu)]
+    _results(SECOND, x, gradient, v, weight, bias, torch.cat([known, found, *more]), of_gradient, of_x, groups, silu)
     return of_gradient, of_x

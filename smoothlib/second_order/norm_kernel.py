@@ -1,8 +1,8 @@
 """Group and layer norm with their derivatives for a GPU, in Triton; the formulas are `norms`'.
 
-Rows are a program each. Of pictures, whose channels lie side by side in memory (channels last), a group is a narrow strip: programs take all
-channels of some pixels, so that every read is a wide one. `_partial` sums over the pixels of a tile what the means need, `_finish` over
-tiles and channels of a group, and `_apply` computes the results from the means.
+Rows are a program each. Of pictures, whose channels lie side by side in memory (channels last), a group is a narrow strip: programs take
+all channels of some pixels, so that every read is a wide one. `_partial` sums over the pixels of a tile what the means need, `_finish`
+over tiles and channels of a group, and `_apply` computes the results from the means.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The training steps that `benchmarks.regularizer` times, on a network with random weights: plain, as the authors do it, and in our ways."""
+"""The training steps that `benchmarks.regularizer` times, on a network with random weights: plain, the authors', and each of our ways."""
 
 import argparse
 import contextlib

@@ -11,6 +11,7 @@ and nothing else. Both are timed alternately, and the fastest of each counts. "w
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from smoothlib.execution import compile_blocks
 from smoothlib.sampling import Sampling, decode_latents, encode_prompts
 
 from . import random_model
+from .beside import HELP, beside
 
 HEAD = ("UNet", "run (s)", "bare (s)", "run / bare", "within")
 
@@ -60,7 +62,7 @@ def bare_seconds(pipe, prompts, sampling: Sampling, frames: int, batch_size: int
     return total
 
 
-def compare(pipe, prompts, sampling: Sampling, options: argparse.Namespace) -> tuple[float, float, float]:
+def compare(pipe, prompts, sampling: Sampling, options: argparse.Namespace, alone: Callable) -> tuple[float, float, float]:
     """Seconds of the fastest run and of the fastest bare forwards, and the least ratio from within a run; after a warm-up."""
     size = (options.frames, options.batch_size)
     few = replace(sampling, num_inference_steps=2)
@@ -69,11 +71,12 @@ def compare(pipe, prompts, sampling: Sampling, options: argparse.Namespace) -> t
         seconds(pipe, prompts, few, *size)
     print(f"warm after {time.perf_counter() - started:.1f} s", flush=True)
     found = []
-    for _ in range(options.repeats):
-        bare = bare_seconds(pipe, prompts, sampling, *size)
-        run, within = run_seconds(pipe, prompts, sampling, *size)
-        found.append((run, bare, within))
-        print(f"run {run:.2f} s, bare {bare:.2f} s; within the run {within:.3f}x", flush=True)
+    with alone():
+        for _ in range(options.repeats):
+            bare = bare_seconds(pipe, prompts, sampling, *size)
+            run, within = run_seconds(pipe, prompts, sampling, *size)
+            found.append((run, bare, within))
+            print(f"run {run:.2f} s, bare {bare:.2f} s; within the run {within:.3f}x", flush=True)
     run, bare, within = map(min, zip(*found, strict=True))
     return run, bare, within
 
@@ -95,6 +98,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="then the same with the UNet's blocks compiled, in the run and bare")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help=HELP)
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the table")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -108,6 +112,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Command line."""
     options = parse()
+    with beside(options.beside) as alone:
+        measure(options, alone)
+
+
+def measure(options: argparse.Namespace, alone: Callable) -> None:
+    """Print and keep the table, as it is and compiled."""
     pipe = random_model.load(options.model, options.device)
     prompts = walk_prompts_from(datasets.load_scenes("test"), options.prompts)
     sampling = Sampling(random_model.guidance_scale(options.model), options.steps)
@@ -120,7 +130,7 @@ def main() -> None:
     for name in ("as it is", "compiled") if options.compile else ("as it is",):
         if name == "compiled":  # in place
             compile_blocks(pipe.unet, dynamic=False if options.prompts % options.batch_size == 0 else None)
-        found[name] = compare(pipe, prompts, sampling, options)
+        found[name] = compare(pipe, prompts, sampling, options, alone)
         if options.write:  # at once: whoever ends it early has what was measured
             options.write.write_text("\n".join([title, "", *table(found)]) + "\n", encoding="utf-8")
     print("\n".join(["", *table(found)]))

@@ -36,6 +36,7 @@ from smoothlib.inversion import ddim_invert, null_text_inversion
 from smoothlib.sampling import decode_latents, encode_images, encode_prompts, sample
 
 from . import random_model
+from .beside import HELP, beside
 from .training_cost import shown
 
 TOLERANCE, GROWTH = 1e-5, 2e-5  # published
@@ -193,6 +194,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--every-step", action="store_true", help="no image stops early")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--compile", choices=("none", "bfloat16", "all"), default="all", help="the compiled ways")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help=HELP)
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the table")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -248,34 +250,45 @@ def warm_up(way: Way, task: Task, whole: bool) -> None:
 def main() -> None:
     """Command line."""
     options = parse()
-    pipe = random_model.load(options.model, options.device)
-    pipe.unet.requires_grad_(False)
-    items, side = datasets.load_items(limit=options.images), random_model.image_size(pipe)
-    images = torch.nn.functional.interpolate(torch.stack([item.image for item in items]), size=(side, side), mode="bilinear").clamp(-1, 1)
-    never = {"tolerance": 0.0, "growth": 0.0} if options.every_step else {}
-    guidance_scale = random_model.guidance_scale(options.model)
-    task = Task(images, [item.caption for item in items], options.steps, options.inner_steps, guidance_scale, **never)
+    with beside(options.beside) as alone:
+        pipe = random_model.load(options.model, options.device)
+        pipe.unet.requires_grad_(False)
+        items, side = datasets.load_items(limit=options.images), random_model.image_size(pipe)
+        images = torch.stack([item.image for item in items])
+        images = torch.nn.functional.interpolate(images, size=(side, side), mode="bilinear").clamp(-1, 1)
+        never = {"tolerance": 0.0, "growth": 0.0} if options.every_step else {}
+        guidance_scale = random_model.guidance_scale(options.model)
+        task = Task(images, [item.caption for item in items], options.steps, options.inner_steps, guidance_scale, **never)
+        print(title(options, task), flush=True)
+        best, half = {}, in_bfloat16(pipe)
+        for ways in (uncompiled, compiled):
+            measure(ways(pipe, half, options), task, options, best, alone, whole=ways is compiled and not options.every_step)
+    print("\n".join(["", *table(best, images)]))
+
+
+def title(options: argparse.Namespace, task: Task) -> str:
+    """One line: where, and what."""
     host = machine(options.device)
-    title = f"{host['name']}, {host['threads']} threads, PyTorch {torch.__version__}; {options.model}, images of {side} px"
-    title += f", {options.steps} steps of at most {options.inner_steps} inner ones, guidance {guidance_scale:g}"
-    title += ", none stops early" * options.every_step
-    print(title, flush=True)
-    best: dict[str, Outcome] = {}
-    half = in_bfloat16(pipe)
-    for ways in (uncompiled, compiled):
-        chosen = ways(pipe, half, options)
-        for name, way in chosen.items():
-            started = time.perf_counter()
-            warm_up(way, task, whole=ways is compiled and not options.every_step)
-            print(f"{name}: warm after {time.perf_counter() - started:.1f} s", flush=True)
+    words = f"{host['name']}, {host['threads']} threads, PyTorch {torch.__version__}; {options.model}, images of {task.images.shape[-1]} px"
+    words += f", {options.steps} steps of at most {options.inner_steps} inner ones, guidance {task.guidance_scale:g}"
+    return words + ", none stops early" * options.every_step
+
+
+def measure(ways: dict[str, Way], task: Task, options: argparse.Namespace, best: dict[str, Outcome], alone: Callable, whole: bool) -> None:
+    """Add the fastest of `repeats` outcomes of each way to `best`, and keep the table; `whole` is `warm_up`'s."""
+    for name, way in ways.items():
+        started = time.perf_counter()
+        warm_up(way, task, whole)
+        print(f"{name}: warm after {time.perf_counter() - started:.1f} s", flush=True)
+    with alone():
         for _ in range(options.repeats):  # they take turns, so that a slow moment hits all
-            for name, way in chosen.items():
+            for name, way in ways.items():
                 found = invert(way, task)
                 best[name] = min(best.get(name, found), found, key=lambda one: one.seconds)
                 print(f"{name}: {found.per_image:.3f} s an image", flush=True)
                 if options.write:  # at once: whoever ends it early has what was measured
-                    options.write.write_text("\n".join([title, "", *table(best, images)]) + "\n", encoding="utf-8")
-    print("\n".join(["", *table(best, images)]))
+                    lines = [title(options, task), "", *table(best, task.images)]
+                    options.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def table(best: dict[str, Outcome], images: Tensor) -> list[str]:

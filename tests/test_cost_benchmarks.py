@@ -2,12 +2,15 @@
 
 import math
 import sys
+import threading
+import time
 
 import pytest
 import torch
 from tiny import noise, smooth_tiny_pipeline, tiny_unet
 
 from benchmarks import istd, null_text, random_model, regularizer, training_cost
+from benchmarks.beside import beside
 from companion.weights import pipelines
 from smoothlib.execution import in_half_precision
 from smoothlib.inversion import ddim_invert
@@ -176,3 +179,34 @@ def test_a_random_model_has_the_size_of_its_pictures_and_the_papers_guidance():
     assert random_model.image_size(random_model.load("mini")) == pipelines.image_size("mini")
     again = random_model.load("random-sd15-slim")
     assert all(torch.equal(one, other) for one, other in zip(pipe.unet.parameters(), again.unet.parameters(), strict=True))
+
+
+def test_benchmarks_that_start_together_are_timed_one_at_a_time(tmp_path):
+    """Two that warm up at once; the first to be timed waits for the other's warm-up, and the other for its timing."""
+    file, said, ready = tmp_path / "lock", [], threading.Event()
+
+    def other():
+        with beside(file) as alone:
+            ready.set()
+            time.sleep(0.2)
+            said.append("the other is warm")
+            with alone():
+                said.append("timed")
+                time.sleep(0.1)
+                said.append("done")
+
+    thread = threading.Thread(target=other)
+    with beside(file) as alone:
+        thread.start()
+        assert ready.wait(5)
+        with alone():
+            said.append("timed")
+            time.sleep(0.1)
+            said.append("done")
+    thread.join()
+    assert said == ["the other is warm", "timed", "done", "timed", "done"]
+
+
+def test_a_benchmark_without_others_waits_for_none():
+    with beside(None) as alone, alone():
+        pass

@@ -1,12 +1,18 @@
 """The benchmarks of training and inversion: what they count, what they compare with, and what they make of a measured second."""
 
 import math
+import sys
+import threading
+import time
 
 import pytest
 import torch
-from tiny import noise, smooth_tiny_pipeline
+from tiny import noise, smooth_tiny_pipeline, tiny_unet
 
-from benchmarks import null_text, regularizer, training_cost
+from benchmarks import istd, null_text, random_model, regularizer, training_cost
+from benchmarks.beside import beside
+from companion.weights import pipelines
+from smoothlib.execution import in_half_precision
 from smoothlib.inversion import ddim_invert
 from smoothlib.regularizer.variation import StepwiseVariation
 from smoothlib.sampling import encode_prompts
@@ -57,7 +63,7 @@ def test_half_precision_has_no_one_sided_way_and_a_gpu_that_is_not_there_is_name
     options = regularizer.parse(["--precision", "bf16"])
     assert "ours, paired, fast" in options.ways and not {way for way in options.ways if "one-sided" in way or "forward" in way}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for parse in (regularizer.parse, null_text.parse):
+    for parse in (regularizer.parse, null_text.parse, istd.parse):
         with pytest.raises(SystemExit):
             parse(["--device", "cuda"])
         assert "--device is cuda, but PyTorch finds no GPU here" in capsys.readouterr().err
@@ -84,11 +90,124 @@ def test_the_published_loop_finds_what_the_library_finds_for_one_image(stops):
     assert count == same and (count < 20 if stops else count == 20)
 
 
-def test_inversions_are_timed_and_compared():
+def test_inversions_are_timed_and_compared_on_the_images_that_both_had():
     pipe = smooth_tiny_pipeline()
     task = null_text.Task(noise(3, 3, 16, 16).clamp(-1, 1), ["a", "b", "c"], 2, 2, 3.0)
-    best = null_text.run({"one": (pipe, 1, null_text.published), "batch": (pipe, 2, null_text.ours)}, task, repeats=1)
-    assert best["one"][2].shape == best["batch"][2].shape == (3, 3, 16, 16)
-    *_, one, batch = null_text.table(best, task.images)
-    assert one.split(" | ")[2] == "1.00" and one.endswith("| - |")
-    assert float(batch.split(" | ")[5].removesuffix(" |")) > 40
+    one = null_text.invert(null_text.Way(pipe, 1, null_text.published, images=2), task)
+    batch = null_text.invert(null_text.Way(pipe, 2, null_text.ours), task)
+    assert one.pictures.shape == (2, 3, 16, 16) and batch.pictures.shape == (3, 3, 16, 16) and batch.latents.shape == (3, 4, 8, 8)
+    assert one.per_image == one.seconds / 2 and batch.per_image == batch.seconds / 3
+    *_, first, second = null_text.table({"one": one, "batch": batch}, task.images)
+    _, _, images, rate, ratio, *_, psnr, decibels, error, _ = [cell.strip() for cell in second.split("|")]
+    assert first.endswith("| - | - |") and images == "3" and float(decibels) > 40 and float(error.removesuffix(" %")) < 0.1
+    assert float(ratio) == pytest.approx(one.per_image / batch.per_image, abs=0.006) and float(rate) == pytest.approx(
+        1 / batch.per_image, rel=0.01
+    )
+    assert float(psnr) == pytest.approx(null_text.psnr(batch.pictures, task.images), abs=0.006)
+
+
+def test_a_network_in_bfloat16_is_one_of_its_own_and_gives_the_bits_of_autocast():
+    pipe = smooth_tiny_pipeline()
+    pipe.unet.requires_grad_(False)
+    rounded, exact = null_text.in_bfloat16(pipe), in_half_precision(pipe)
+    assert rounded.unet.module.conv_in.weight.dtype == torch.bfloat16 and pipe.unet.dtype == rounded.unet.dtype == torch.float32
+    inputs = noise(2, 4, 8, 8), torch.tensor(500), encode_prompts(pipe, ["a", "b"])
+    assert torch.equal(*(one.unet(*inputs, return_dict=False)[0] for one in (rounded, exact)))
+
+
+def test_calls_with_a_gradient_are_compiled_and_others_are_not():
+    network, graphs = tiny_unet().mid_block.attentions[0].requires_grad_(False), []
+    x, context = noise(2, network.config.in_channels, 4, 4), noise(2, 16, 16, seed=5)
+    wanted = network(x, context, return_dict=False)[0]
+    null_text.compile_inner_steps(network, lambda graph, examples: graphs.append(len(examples)) or graph.forward)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, context, return_dict=False)[0], wanted)
+    assert not graphs
+    for _ in range(2):
+        torch.testing.assert_close(network(x, context.clone().requires_grad_(True), return_dict=False)[0], wanted)
+        assert len(graphs) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--images", "4", "--batch", "2", "5"], "--batch must lie in [1, 4], the images, got 5"),
+        (["--images", "4", "--published-images", "5"], "--published-images must lie in [1, 4], the images, got 5"),
+        (["--batch", "2", "--float32-batches", "3"], "--float32-batches must be of --batch, 2, got 3"),
+    ],
+)
+def test_an_inversion_of_nothing_is_refused(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as raised:
+        null_text.parse(arguments)
+    assert raised.value.code == 2 and capsys.readouterr().err.endswith(f": {sentence}; --help shows how.\n")
+
+
+def test_the_ways_are_those_that_are_asked_for():
+    options = null_text.parse("--images 8 --published-images 2 --batch 8 4 --batches 1 --float32-batches 4 --compile none".split())
+    ways = null_text.uncompiled("pipe", "half", options)
+    assert [(name, way.pipe, way.batch, way.images) for name, way in ways.items()] == [
+        ("published loop, one image at a time", "pipe", 1, 2),
+        ("ours, one image at a time", "pipe", 1, 2),
+        ("ours, batch 8, bfloat16", "half", 8, 8),
+        ("ours, batch 4", "pipe", 4, 4),
+        ("ours, batch 4, bfloat16", "half", 4, 4),
+    ]
+    assert null_text.compiled("pipe", "half", options) == {}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "arguments", "rows"),
+    [
+        (null_text, "--images 2 --published-images 1 --steps 2 --inner-steps 1 --every-step --repeats 1 --compile none", 4),
+        (istd, "--prompts 1 --steps 2 --frames 3 --repeats 1", 1),
+    ],
+)
+def test_random_weights_of_the_real_layout_are_measured_and_the_table_is_kept(monkeypatch, tmp_path, benchmark, arguments, rows):
+    file = tmp_path / "table.md"
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--model", "random-sd15-slim", *arguments.split(), "--write", str(file)])
+    benchmark.main()
+    title, empty, head, line, *found = file.read_text(encoding="utf-8").splitlines()
+    assert "random-sd15-slim" in title and not empty and len(found) == rows
+    assert {one.count("|") for one in (head, line, *found)} == {head.count("|")}
+
+
+def test_a_random_model_has_the_size_of_its_pictures_and_the_papers_guidance():
+    pipe = random_model.load("random-sd15-slim")
+    assert random_model.image_size(pipe) == 128 and random_model.guidance_scale("random-sd15") == 7.5
+    assert encode_prompts(pipe, ["a red sofa"]).shape[1] == 77
+    assert random_model.image_size(random_model.load("mini")) == pipelines.image_size("mini")
+    again = random_model.load("random-sd15-slim")
+    assert all(torch.equal(one, other) for one, other in zip(pipe.unet.parameters(), again.unet.parameters(), strict=True))
+
+
+def test_benchmarks_that_start_together_are_timed_one_at_a_time(tmp_path):
+    """Two that warm up at once: neither is timed before both are warm, and who has been timed lets the other go first."""
+    file, said, ready = tmp_path / "lock", [], threading.Event()
+
+    def other():
+        with beside(file) as alone:
+            ready.set()
+            time.sleep(0.2)
+            said.append("the other is warm")
+            with alone():
+                said.append("timed")
+                time.sleep(0.1)
+                said.append("done")
+
+    thread = threading.Thread(target=other)
+    with beside(file) as alone:
+        thread.start()
+        assert ready.wait(5)
+        with alone():
+            said.append("timed")
+            time.sleep(0.1)
+            said.append("done")
+        said.append("compiles")
+    thread.join()
+    assert said == ["the other is warm", "timed", "done", "timed", "done", "compiles"]
+
+
+def test_a_benchmark_without_others_waits_for_none():
+    with beside(None) as alone, alone():
+        pass

@@ -66,7 +66,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value in (ON_A_GPU if options.device == "cuda" and options.samples == "noise" else ELSEWHERE).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    options.batch = options.batch or (48 if options.precision in HALVES else 12)
+    if options.batch is None:
+        options.batch = 48 if options.precision in HALVES else 12
     for name in ("batch", "authors_batch", "latents", "steps", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import noise, smooth_tiny_pipeline, tiny_unet
 
-from benchmarks import istd, null_text, random_model, regularizer, training_cost
+from benchmarks import istd, null_text, random_model, regularizer, training_cost, training_steps
 from benchmarks.beside import beside
 from companion.weights import pipelines
 from smoothlib.execution import in_half_precision
@@ -28,10 +28,10 @@ from smoothlib.sampling import encode_prompts
     ],
 )
 def test_passes_are_counted_as_they_run(name, calls, forward, backward):
-    way, unet = regularizer.WAYS[name], regularizer.build_unet("mini", False)
-    passes, samples = regularizer.Passes(unet), regularizer.noise_samples(unet, 2, 8)
+    way, unet = training_steps.WAYS[name], training_steps.build_unet("mini", False)
+    passes, samples = training_steps.Passes(unet), training_steps.noise_samples(unet, 2, 8)
     penalty = StepwiseVariation(**way.regularizer) if way.regularizer else None
-    regularizer.training_step(unet, way, penalty, samples, 0)
+    training_steps.training_step(unet, way, penalty, samples, 0)
     assert (passes.calls, passes.forward / 2, passes.backward / 2) == (calls, forward, backward)
 
 
@@ -40,23 +40,30 @@ def test_the_error_of_a_way_is_measured_against_double_backward():
     found = {}
     for way in ("ours, double backward", "ours, paired"):
         options = regularizer.parse([*arguments, "--way", way, "--check"])
-        found[way] = regularizer.measure(options)
+        found[way] = training_steps.measure(options)
     assert found["ours, double backward"]["error"] < 1e-6 and 0 < found["ours, paired"]["error"] < 0.02
     assert found["ours, paired"]["seconds"] > 0
 
 
 def test_fast_ways_do_to_the_network_what_they_say(monkeypatch):
-    unet, compiled = regularizer.build_unet("mini", False), []
-    monkeypatch.setattr(regularizer, "compile_blocks", lambda *arguments: compiled.append(arguments))
-    regularizer.make_fast(unet, "bf16", "eager")
+    unet, compiled = training_steps.build_unet("mini", False), []
+    monkeypatch.setattr(training_steps, "compile_blocks", lambda *arguments: compiled.append(arguments))
+    way = training_steps.WAYS["ours, paired, fast"]
+    training_steps.make_fast(unet, way, "bf16", "eager")
     assert compiled == [(unet, "eager")]
     kernel = unet.conv_in.weight
     assert kernel.dtype == torch.bfloat16 and kernel.is_contiguous(memory_format=torch.channels_last)
-    way = regularizer.WAYS["ours, paired, fast"]
-    assert regularizer.options_of(way, "bf16")["difference_precision"] == "network"
-    penalty = StepwiseVariation(**regularizer.options_of(way, "bf16"))
-    regularizer.training_step(unet, way, penalty, regularizer.noise_samples(unet, 2, 8), 0, half=True)
-    assert all(p.grad.isfinite().all() for p in regularizer.trained_parameters(unet))
+    assert training_steps.options_of(way, "bf16")["difference_precision"] == "network"
+    penalty = StepwiseVariation(**training_steps.options_of(way, "bf16"))
+    training_steps.training_step(unet, way, penalty, training_steps.noise_samples(unet, 2, 8), 0, "bf16")
+    assert all(p.grad.isfinite().all() for p in training_steps.trained_parameters(unet))
+
+
+@pytest.mark.parametrize("way", ["ours, fused double backward", "ours, fused double backward, checkpointing"])
+def test_the_fused_way_is_exact_and_half_precision_costs_it_less_than_a_percent(way):
+    arguments = ["--unet", "mini", "--latents", "8", "--batch", "2", "--steps", "1", "--check", "--way", way, "--precision"]
+    single, half = (training_steps.measure(regularizer.parse([*arguments, precision])) for precision in ("float32", "fp16"))
+    assert single["error"] < 1e-5 < half["error"] < 0.01
 
 
 def test_half_precision_has_no_one_sided_way_and_a_gpu_that_is_not_there_is_named(capsys, monkeypatch):

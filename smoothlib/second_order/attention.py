@@ -123,7 +123,8 @@ def _in_parts(compute, scale: float, query: Tensor, key: Tensor, *others: Tensor
     """`compute` on some heads of some samples at a time, all as (Z, N, d); its results as (B, heads, ...)."""
     flat = [None if x is None else x.flatten(0, 1) for x in (query, key, *others)]
     size = max(1, ENTRIES // (query.shape[-2] * key.shape[-2]))
-    parts = [compute(scale, *(None if x is None else x[i : i + size] for x in flat)) for i in range(0, len(flat[0]), size)]
+    with torch.autocast(query.device.type, enabled=False):  # which would round what is to be in float32
+        parts = [compute(scale, *(None if x is None else x[i : i + size] for x in flat)) for i in range(0, len(flat[0]), size)]
     return tuple(torch.cat(found).unflatten(0, query.shape[:2]) for found in zip(*parts, strict=True))
 
 
@@ -144,16 +145,16 @@ def _forward(scale: float, *inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _backward(scale: float, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value, gradient, out, lse = _wide(*inputs)
-    weights = _weights(scale, query, key, lse)
-    alpha = (gradient * out).sum(-1, keepdim=True)
-    scores = scale * weights * (gradient @ value.mT - alpha)
+    query, key, value, gradient, _, lse = _wide(*inputs)
+    weights, a = _weights(scale, query, key, lse), gradient @ value.mT
+    # not <G, O>: what rounded O by would not cancel where all values have much in common
+    scores = scale * weights * (a - (weights * a).sum(-1, keepdim=True))
     return tuple(x.to(inputs[0].dtype) for x in (scores @ key, scores.mT @ query, weights.mT @ gradient))
 
 
 def _second(scale: float, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     """Gradients of Q, K, V, G, named as in the module."""
-    query, key, value, gradient, out, lse, q, k, v = _wide(*inputs)
+    query, key, value, gradient, _, lse, q, k, v = _wide(*inputs)
     weights = _weights(scale, query, key, lse)
     change = torch.zeros_like(weights)  # S'
     for left, right in ((q, key), (query, k)):
@@ -163,7 +164,7 @@ def _second(scale: float, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     moved = weights * (change - mu)  # P'
     tangent = moved @ value if v is None else moved @ value + weights @ v  # O'
     a = gradient @ value.mT
-    alpha = (gradient * out).sum(-1, keepdim=True)
+    alpha = (weights * a).sum(-1, keepdim=True)
     c = change * (a - alpha) - mu * a
     if v is not None:
         c += gradient @ v.mT

@@ -66,8 +66,7 @@ if triton is not None:
         gradient = _load(G + of_q, i, N, channels, stride, D)
         q = _load(Qd + of_q, i, N, channels, stride, D)
         lse = tl.load(LSE + z * N + i, mask=i < N, other=0.0)
-        out = _load(OUT + of_q, i, N, channels, stride, D)
-        alpha = tl.sum(gradient.to(tl.float32) * out.to(tl.float32), 1)
+        alpha = tl.zeros([BN], tl.float32)
         mu = tl.zeros([BN], tl.float32)
         first = tl.zeros([BN], tl.float32)
         tangent = tl.zeros([BN, D], tl.float32)
@@ -82,11 +81,13 @@ if triton is not None:
                 v = _load(Vd + of_k, j, M, channels, stride, D)
             weights, change, a, b = _tile(query, key, value, gradient, q, k, v, lse, scale, j, M, MOVES_KEY, MOVES_VALUE)
             weighted = weights * change
+            alpha += tl.sum(weights * a, 1)
             mu += tl.sum(weighted, 1)
             first += tl.sum(weighted * a + weights * b, 1)
             tangent += tl.dot(weighted.to(value.dtype), value)
             if MOVES_VALUE:
                 tangent += tl.dot(weights.to(v.dtype), v)
+        out = _load(OUT + of_q, i, N, channels, stride, D)
         _store(TANGENT + of_q, tangent - mu[:, None] * out, i, N, channels, stride, D)
         tl.store(ALPHA + z * N + i, alpha, mask=i < N)
         tl.store(MU + z * N + i, mu, mask=i < N)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from test_training import SETTINGS, Regression, trainer, weights
+from test_training import Regression, trainer, weights
 from tiny import noise, ship_tiny_pipeline
 from torch import nn
 
@@ -37,7 +37,7 @@ class Product(nn.Module):
         super().__init__()
         self.a, self.b = (nn.Linear(1, 1, bias=False) for _ in range(2))
         self.a.weight.data.fill_(2.0**6)
-        self.b.weight.data.fill_(2.0**-18)
+        self.b.weight.data.fill_(2.0**-19)
 
     def forward(self, eps):
         x0_hat = self.b(self.a(eps.unsqueeze(-1))).squeeze(-1)
@@ -179,7 +179,7 @@ SCRIPT = textwrap.dedent(
     import torch
     sys.path[:0] = [sys.argv[2], sys.argv[3]]
     from companion.base import paths
-    from test_training import SETTINGS, Regression
+    from test_training import Regression
     from companion.training.loop import Trainer, TrainingConfig
     paths.RUNS = pathlib.Path(sys.argv[1])
 

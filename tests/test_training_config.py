@@ -75,6 +75,7 @@ def test_the_ends_of_the_ranges_are_allowed():
     configured(
         final_learning_rate=1, steps=1, batch_size=1, name="mini-base.2 (b)", export_to="adapters/my smooth_2", mixed_precision="bf16"
     )
+    configured(mixed_precision="fp16")
     configured(export_to=str(paths.RUNS / "adapters" / "x"))  # a training that publishes nothing
     with pytest.raises(ConfigurationError, match=r"^export_to is"):
         configured(export_to=str(paths.RUNS / ".." / "x"))
@@ -120,7 +121,7 @@ def test_no_is_a_precision(tmp_path):
         assert load_config(file).mixed_precision == "no"
     assert load_config(file, **parse_settings(["mixed_precision=no"])).mixed_precision == "no"
     assert replace(load_config(file), steps=3).mixed_precision == "no"
-    with pytest.raises(ConfigurationError, match=r"^mixed_precision is True, but must be one of 'no', 'bf16'$"):
+    with pytest.raises(ConfigurationError, match=r"^mixed_precision is True, but must be one of 'no', 'bf16', 'fp16'$"):
         load_config(file, **parse_settings(["mixed_precision=yes"]))
 
 

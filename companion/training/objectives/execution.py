@@ -64,7 +64,7 @@ class Execution:
         if gradient not in (None, "double_backward"):
             raise ValueError(f"gradient must be double_backward with execution.fused_second_order, got {gradient!r}")
         if self.compile_blocks:
-            raise ValueError("execution.compile_blocks must be false with execution.fused_second_order: its layers are compiled already")
+            raise ValueError("execution.compile_blocks must be false with execution.fused_second_order: it has no second derivatives")
 
     def apply(self, unet: nn.Module, checkpointing: bool) -> None:
         """Change the UNet in place; `checkpointing`: recompute its activations in backward."""

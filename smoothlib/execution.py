@@ -18,11 +18,14 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 RECOMPILATIONS = 256  # a UNet's blocks have a dozen shapes, times batch sizes, with and without a gradient; torch's limit is 8
 
 
-def compile_blocks(network: nn.Module, backend: str = "inductor") -> int:
+def compile_blocks(network: nn.Module, backend: str = "inductor", dynamic: bool | None = None) -> int:
     """Compile each block of `network` in place, and return their number: minutes less than compiling the whole, nearly as fast a result.
 
     The modules stay, with their names, weights and hooks. An adapter may be added or removed later: its block is compiled again. A second
     derivative through a compiled block does not exist in PyTorch, so that `double_backward` and `forward_mode` do not go with it.
+
+    `dynamic` is `torch.compile`'s: None, sizes that change are compiled for any size; False, each size is compiled for itself, which is
+    faster where few sizes of a batch occur.
 
     Raises:
         ValueError: the network has no such blocks.
@@ -37,7 +40,7 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> int:
     accumulated = torch._dynamo.config.accumulated_recompile_limit
     torch._dynamo.config.accumulated_recompile_limit = max(accumulated, 4 * RECOMPILATIONS)
     for block in blocks:
-        block.compile(backend=backend)
+        block.compile(backend=backend, dynamic=dynamic)
     return len(blocks)
 
 

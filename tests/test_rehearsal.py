@@ -45,6 +45,16 @@ def built(command, tmp_path_factory):
     return folder
 
 
+def test_the_pipeline_in_memory_is_laid_out_as_the_one_in_the_folder(built):
+    there, here = load_pipeline(str(built / "sd15")), pipeline.build_pipeline("slim")
+    for name in ("unet", "vae", "text_encoder"):
+        shapes = [{key: value.shape for key, value in getattr(one, name).state_dict().items()} for one in (there, here)]
+        assert shapes[0] == shapes[1]
+    settings = [{key: value for key, value in one.scheduler.config.items() if key[0] != "_"} for one in (there, here)]
+    assert settings[1].items() <= settings[0].items() and settings[1]["steps_offset"] == 1
+    assert type(there.scheduler) is type(here.scheduler) and type(there.tokenizer) is type(here.tokenizer)
+
+
 def test_every_preset_runs(command, built, monkeypatch):
     """Each page's own cells, on two images and two steps; a row's pipeline, which no page changes, is loaded once for all of them."""
     for name in ("RUNS", "OUT"):

@@ -45,7 +45,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = N
 
 
 def _fused(query: Tensor) -> bool:
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    """Whether PyTorch's fused kernels take these: on a GPU from Ampere on."""
+    half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    return half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _fused_forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple:

@@ -1,7 +1,7 @@
 """The second derivative of attention in tiles, for a GPU: three Triton kernels; the formulas are `attention`'s.
 
-`rows` finds O' and the sums mu and sum_j P C of each query; `queries` the gradient of Q; `keys` those of K and V. Products are of half
-precision with sums in float32.
+`rows` finds O' and the sums mu, alpha and sum_j P C of each query; `queries` the gradient of Q; `keys` those of K and V. Products are
+of half precision with sums in float32.
 """
 
 import torch
@@ -14,7 +14,11 @@ except ImportError:  # no GPU build of PyTorch: `fits` says so
     triton = None
 
 LARGEST = 128  # channels of a head
-BLOCKS = {64: (64, 64, 4, 2), 128: (64, 32, 4, 1)}  # padded channels: queries and keys of a tile, warps, stages
+# of each kernel by padded channels: queries and keys of a tile, warps, stages; the fastest of six on an H100
+BLOCKS = {
+    64: dict(rows=(128, 64, 8, 2), queries=(64, 64, 4, 1), keys=(64, 64, 4, 1)),
+    128: dict(rows=(64, 32, 4, 2), queries=(64, 64, 4, 1), keys=(64, 32, 4, 2)),
+}
 
 
 def fits(query: Tensor) -> bool:
@@ -62,7 +66,8 @@ if triton is not None:
         gradient = _load(G + of_q, i, N, channels, stride, D)
         q = _load(Qd + of_q, i, N, channels, stride, D)
         lse = tl.load(LSE + z * N + i, mask=i < N, other=0.0)
-        alpha = tl.load(ALPHA + z * N + i, mask=i < N, other=0.0)
+        out = _load(OUT + of_q, i, N, channels, stride, D)
+        alpha = tl.sum(gradient.to(tl.float32) * out.to(tl.float32), 1)
         mu = tl.zeros([BN], tl.float32)
         first = tl.zeros([BN], tl.float32)
         tangent = tl.zeros([BN, D], tl.float32)
@@ -82,8 +87,8 @@ if triton is not None:
             tangent += tl.dot(weighted.to(value.dtype), value)
             if MOVES_VALUE:
                 tangent += tl.dot(weights.to(v.dtype), v)
-        out = _load(OUT + of_q, i, N, channels, stride, D)
         _store(TANGENT + of_q, tangent - mu[:, None] * out, i, N, channels, stride, D)
+        tl.store(ALPHA + z * N + i, alpha, mask=i < N)
         tl.store(MU + z * N + i, mu, mask=i < N)
         tl.store(MEAN + z * N + i, first - 2 * mu * alpha, mask=i < N)
 
@@ -173,24 +178,29 @@ def second_derivative(
     count, heads, size, channels = query.shape
     q = torch.zeros_like(query) if q is None else q
     query, key, value, gradient, out, q = (_laid_out(x, query.dtype) for x in (query, key, value, gradient, out, q))
-    alpha = (gradient.float() * out.float()).sum(-1).contiguous()
     moves = dict(MOVES_KEY=k is not None, MOVES_VALUE=v is not None)
     k, v = (before if x is None else _laid_out(x, query.dtype) for x, before in ((k, key), (v, value)))
     padded = max(16, triton.next_power_of_2(channels))
-    rows_, keys_, warps, stages = BLOCKS.get(padded, BLOCKS[64])
-    inputs = (query, key, value, gradient, q, k, v, lse.contiguous(), alpha)
-    settings = dict(BN=rows_, BM=keys_, D=padded, num_warps=warps, num_stages=stages) | moves
+    lse = lse.contiguous()
+    alpha, mu, mean = torch.empty(3, *lse.shape, device=lse.device)
+    inputs = (query, key, value, gradient, q, k, v, lse, alpha)
     sizes = (size, key.shape[-2], channels, heads, heads * channels, scale)
-    tangent, mu, mean = torch.empty_like(query), torch.empty_like(alpha), torch.empty_like(alpha)
-    over_queries = (triton.cdiv(size, rows_), count * heads)
-    rows[over_queries](*inputs, out, tangent, mu, mean, *sizes, **settings)
-    of_query, of_key, of_value = None, None, None
+    blocks = BLOCKS.get(padded, BLOCKS[64])
+
+    def launch(kernel, name: str, *tensors: Tensor) -> None:
+        of_queries, of_keys, warps, stages = blocks[name]
+        tiles = triton.cdiv(key.shape[-2], of_keys) if name == "keys" else triton.cdiv(size, of_queries)
+        settings = dict(BN=of_queries, BM=of_keys, D=padded, num_warps=warps, num_stages=stages)
+        kernel[(tiles, count * heads)](*inputs, *tensors, *sizes, **settings, **moves)
+
+    tangent, of_query, of_key, of_value = torch.empty_like(query), None, None, None
+    launch(rows, "rows", out, tangent, mu, mean)
     if wanted[0]:
         of_query = torch.empty_like(query)
-        queries[over_queries](*inputs, mu, mean, of_query, *sizes, **settings)
+        launch(queries, "queries", mu, mean, of_query)
     if wanted[1] or wanted[2]:
         of_key, of_value = torch.empty_like(key), torch.empty_like(value)
-        keys[(triton.cdiv(key.shape[-2], keys_), count * heads)](*inputs, mu, mean, of_key, of_value, *sizes, **settings)
+        launch(keys, "keys", mu, mean, of_key, of_value)
     return of_query, of_key, of_value, tangent
 
 

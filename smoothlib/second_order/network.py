@@ -10,10 +10,12 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .attention import attention
 from .convolutions import convolution
 from .gates import gated
+from .joining import joined
 from .norms import group_norm, layer_norm
 
 
@@ -40,7 +42,23 @@ def fuse_second_order(unet: UNet2DConditionModel) -> int:
             count += 1
     if not count:
         raise ValueError(f"network is {type(unet).__name__}, but must have layers to fuse, such as attention")
+    usual = unet.forward
+
+    def forward(*arguments, **named):
+        with _Joining():
+            return usual(*arguments, **named)
+
+    unet.forward = forward
     return count
+
+
+class _Joining(TorchFunctionMode):
+    """`torch.cat` of two pictures' channels, which diffusers' blocks call for the skip connections, by `joined`."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.cat and len(args[0]) == 2 and args[0][0].ndim == 4 and (kwargs or {}).get("dim", args[1:]) in (1, (1,)):
+            return joined(*args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _normalised(norm: nn.GroupNorm, x: Tensor, silu: bool = False) -> Tensor:

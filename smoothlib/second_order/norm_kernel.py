@@ -1,12 +1,14 @@
 """Group and layer norm with their derivatives for a GPU, in Triton; the formulas are `norms`'.
 
-Rows are a program each. Of pictures, whose channels lie side by side in memory (channels last), a group is a narrow strip: programs take all
-channels of some pixels, so that every read is a wide one. `_partial` sums over the pixels of a tile what the means need, `_finish` over
-tiles and channels of a group, and `_apply` computes the results from the means.
+Rows are `row_kernel`'s. Of pictures, whose channels lie side by side in memory (channels last), a group is a narrow strip: programs
+take all channels of some pixels, so that every read is a wide one. `_partial` sums over the pixels of a tile what the means need,
+`_finish` over tiles and channels of a group, and `_apply` computes the results from the means.
 """
 
 import torch
 from torch import Tensor
+
+from . import row_kernel
 
 try:
     import triton
@@ -14,7 +16,6 @@ try:
 except ImportError:  # no GPU build of PyTorch: `fits` says so
     triton = None
 
-LARGEST_ROW = 8192
 PIXELS, CHANNELS = 32, 128  # of a tile
 TILES = 32  # of a program of `_partial`, at most
 FORWARD, BACKWARD, SECOND, SECOND_SILU = 0, 1, 2, 3  # what is computed; SECOND_SILU: the second sums of a second derivative with SiLU
@@ -24,7 +25,7 @@ def fits(x: Tensor) -> bool:
     """Whether the kernels take this tensor: on a GPU, (B, C, H, W) or rows (B, C)."""
     if triton is None or not x.is_cuda or x.dtype == torch.float64:
         return False
-    return (x.ndim == 2 and x.shape[1] <= LARGEST_ROW) or x.ndim == 4
+    return (x.ndim == 2 and x.shape[1] <= row_kernel.LARGEST) or x.ndim == 4
 
 
 if triton is not None:
@@ -161,44 +162,6 @@ if triton is not None:
                 tl.store(OUT + at, (gamma * slope * q).to(OUT.dtype.element_ty), mask=kept)
                 tl.store(OF_X + at, (rstd * of_x).to(OF_X.dtype.element_ty), mask=kept)
 
-    @triton.jit
-    def _row(X, G, V, W, B, MEAN, RSTD, OUT, OF_X, width, eps, WHAT: tl.constexpr, BC: tl.constexpr):
-        """A row of a layer norm: y, dx, or the gradients of g and x."""
-        row = tl.program_id(0).to(tl.int64)
-        c = tl.arange(0, BC)
-        inside = c < width
-        gamma = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)
-        x = tl.load(X + row * width + c, mask=inside, other=0.0).to(tl.float32)
-        if WHAT == 0:
-            mean = tl.sum(x) / width
-            centred = tl.where(inside, x - mean, 0.0)
-            rstd = 1 / tl.sqrt(tl.sum(centred * centred) / width + eps)
-            y = gamma * centred * rstd + tl.load(B + c, mask=inside, other=0.0).to(tl.float32)
-            tl.store(OUT + row * width + c, y.to(OUT.dtype.element_ty), mask=inside)
-            tl.store(MEAN + row, mean)
-            tl.store(RSTD + row, rstd)
-        else:
-            rstd = tl.load(RSTD + row)
-            normal = (x - tl.load(MEAN + row)) * rstd
-            h = gamma * tl.load(G + row * width + c, mask=inside, other=0.0).to(tl.float32)
-            mean_h, b = tl.sum(h) / width, tl.sum(h * normal) / width
-            if WHAT == 1:
-                tl.store(OUT + row * width + c, (rstd * (h - mean_h - normal * b)).to(OUT.dtype.element_ty), mask=inside)
-            else:
-                v = tl.load(V + row * width + c, mask=inside, other=0.0).to(tl.float32)
-                mean_v, a = tl.sum(v) / width, tl.sum(v * normal) / width
-                twice = tl.sum(v * h) / width - mean_v * mean_h - 3 * a * b  # c - 2 a b
-                of_x = -rstd * rstd * (b * (v - mean_v) + a * (h - mean_h) + twice * normal)
-                q = rstd * (v - mean_v - normal * a)
-                tl.store(OUT + row * width + c, (gamma * q).to(OUT.dtype.element_ty), mask=inside)
-                tl.store(OF_X + row * width + c, of_x.to(OF_X.dtype.element_ty), mask=inside)
-
-
-def _rows(what: int, x, gradient, v, weight, bias, mean, rstd, out, of_x, eps=0.0) -> None:
-    columns = triton.next_power_of_2(x.shape[1])
-    warps = min(8, max(1, columns // 512))
-    _row[(len(x),)](x, gradient, v, weight, bias, mean, rstd, out, of_x, x.shape[1], eps, WHAT=what, BC=columns, num_warps=warps)
-
 
 def _last(x: Tensor) -> Tensor:
     """(B, C, H, W) with its channels side by side in memory."""
@@ -234,10 +197,7 @@ def _results(what: int, x, gradient, v, weight, bias, means: Tensor, out: Tensor
 def forward(x, weight, bias, groups, eps, silu, dtype):
     """y, and the mean and reciprocal deviation of each group, flat."""
     if x.ndim == 2:
-        x = x.contiguous()
-        y, mean, rstd = torch.empty_like(x, dtype=dtype), *torch.empty(2, len(x), device=x.device)
-        _rows(FORWARD, x, x, x, weight, bias, mean, rstd, y, y, eps)
-        return y, mean, rstd
+        return row_kernel.forward(x, weight, bias, eps, dtype)
     x = _last(x)
     y = torch.empty_like(x, dtype=dtype)
     mean, square = _means(FORWARD, 2, x, x, x, weight, bias, x, groups, silu)
@@ -249,10 +209,7 @@ def forward(x, weight, bias, groups, eps, silu, dtype):
 def backward(gradient, x, weight, bias, mean, rstd, groups, silu):
     """dx."""
     if x.ndim == 2:
-        x, gradient = x.contiguous(), gradient.contiguous()
-        found = torch.empty_like(x)
-        _rows(BACKWARD, x, gradient, x, weight, bias, mean, rstd, found, found)
-        return found
+        return row_kernel.backward(gradient, x, weight, bias, mean, rstd)
     x, gradient = _last(x), _last(gradient)
     found, known = torch.empty_like(x), torch.stack([mean, rstd]).view(2, -1, groups)
     known = torch.cat([known, _means(BACKWARD, 2, x, gradient, x, weight, bias, known, groups, silu)])
@@ -263,10 +220,7 @@ def backward(gradient, x, weight, bias, mean, rstd, groups, silu):
 def second(v, gradient, x, weight, bias, mean, rstd, groups, silu):
     """Gradients of g and x."""
     if x.ndim == 2:
-        v, x, gradient = v.contiguous(), x.contiguous(), gradient.contiguous()
-        of_gradient, of_x = torch.empty_like(gradient), torch.empty_like(x)
-        _rows(SECOND, x, gradient, v, weight, bias, mean, rstd, of_gradient, of_x)
-        return of_gradient, of_x
+        return row_kernel.second(v, gradient, x, weight, bias, mean, rstd)
     v, x, gradient = _last(v), _last(x), _last(gradient)
     of_gradient, of_x = torch.empty_like(gradient), torch.empty_like(x)
     known = torch.stack([mean, rstd]).view(2, -1, groups)

@@ -1,6 +1,7 @@
 r"""Group norm, alone or with SiLU behind it, and layer norm: first and second derivatives in closed form, each in one pass of the data.
 
-With x^ = (x - mean) / sigma over a group, y = f(gamma x^ + beta), h = gamma g f'(.) for a gradient g of y, and P w = w - mean(w) - x^ mean(w x^),
+With x^ = (x - mean) / sigma over a group, y = f(gamma x^ + beta), h = gamma g f'(.) for a gradient g of y, and
+P w = w - mean(w) - x^ mean(w x^),
 
     dx = P h / sigma.
 

@@ -1,16 +1,17 @@
-"""A pipeline folder of Stable Diffusion 1.5's architecture with random weights, laid out as on the hub, old names of weights included."""
+"""Stable Diffusion 1.5's architecture with random weights: a folder laid out as on the hub, old names of weights included, or in memory."""
 
 import json
 import re
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from companion.base.files import atomic_write
 
@@ -81,6 +82,30 @@ def write_pipeline(folder: Path, width: str = "full", *, words: Iterable[str] = 
     _with_positions(folder / "text_encoder" / "model.safetensors")
     atomic_write(folder / "scheduler" / "scheduler_config.json", json.dumps(SCHEDULER, indent=2).encode())
     atomic_write(folder / "model_index.json", json.dumps(INDEX, indent=2).encode())
+
+
+def build_pipeline(width: str = "full", *, device: torch.device | str = "cpu", seed: int = 0) -> StableDiffusionPipeline:
+    """The same architecture in memory, made where it computes: seconds on a GPU, where a folder takes minutes to write and to read.
+
+    With Stable Diffusion's DDIM scheduler, in evaluation mode, float32, no gradient wanted. Its tokenizer is the slim one, of which the
+    embeddings of the full width have rows to spare. The weights depend on the kind of device, too.
+    """
+    chosen = WIDTHS[width]
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder), (), WIDTHS["slim"].tokens, seed)
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None), device:
+        torch.manual_seed(seed)
+        unet, vae = _unet(chosen, chosen.size // 8), _vae(chosen, chosen.size)
+        text_encoder = _text_encoder(chosen, chosen.tokens)
+    for module in (unet, vae, text_encoder):
+        module.eval().requires_grad_(False)
+    kept = {name: value for name, value in SCHEDULER.items() if not name.startswith(("_", "skip_prk_steps"))}  # the rest is PNDM's alone
+    scheduler = DDIMScheduler.from_config(kept)
+    parts = dict(unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
+    parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return StableDiffusionPipeline(**parts).to(device)
 
 
 def _saved(module: nn.Module, folder: Path) -> None:

@@ -179,7 +179,7 @@ SCRIPT = textwrap.dedent(
     import torch
     sys.path[:0] = [sys.argv[2], sys.argv[3]]
     from companion.base import paths
-    from test_training import Regression
+    from test_training import SETTINGS, Regression
     from companion.training.loop import Trainer, TrainingConfig
     paths.RUNS = pathlib.Path(sys.argv[1])
 

@@ -90,9 +90,9 @@ def check_precision_of(mixed_precision: str, options: Mapping[str, Any]) -> None
     """
     execution = options.get("execution") or {}
     dtype = execution.get("frozen_dtype", "float32") if isinstance(execution, Mapping) else "float32"
-    if dtype == "float32":
-        return
-    if dtype in MIXED and mixed_precision != MIXED[dtype]:  # another type is refused by `Execution`
+    if not isinstance(dtype, str) or dtype not in MIXED:
+        return  # float32, or what `Execution` refuses
+    if mixed_precision != MIXED[dtype]:
         raise ConfigurationError(f"mixed_precision is {mixed_precision!r}, but must be {MIXED[dtype]} with execution.frozen_dtype={dtype}")
     regularizer = options.get("regularizer") or {}
     differs = options.get("regularization") and regularizer.get("gradient", "central") != "double_backward"

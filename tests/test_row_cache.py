@@ -76,7 +76,7 @@ def test_a_training_that_computes_otherwise_takes_the_same_steps(photos, tmp_pat
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"execution": {"frozen_dtype": "float16"}}, "execution.frozen_dtype must be one of float32, bfloat16, got 'float16'"),
+        ({"execution": {"frozen_dtype": "float64"}}, "execution.frozen_dtype must be one of float32, bfloat16, float16, got 'float64'"),
         (
             {"execution": {"frozen_dtype": "bfloat16"}, "trainable": "unet"},
             "frozen_dtype must be float32 unless trainable is lora, got 'bf",
@@ -84,6 +84,16 @@ def test_a_training_that_computes_otherwise_takes_the_same_steps(photos, tmp_pat
         (
             {"execution": {"compile_blocks": True}, "regularizer": {"mode": "official"}},
             "central, one_sided or paired with execution.compile",
+        ),
+        (
+            {"execution": {"fused_second_order": True}, "trainable": "unet"},
+            "fused_second_order needs trainable lora and lora_layers attention, got trainable 'unet'",
+        ),
+        ({"execution": {"fused_second_order": True}, "lora_layers": "all"}, "needs .* lora_layers attention, got .* lora_layers 'all'"),
+        ({"execution": {"fused_second_order": True}}, "gradient must be double_backward with execution.fused_second_order, got 'central'"),
+        (
+            {"execution": {"fused_second_order": True, "compile_blocks": True}, "regularization": 0.0},
+            "execution.compile_blocks must be false with execution.fused_second_order",
         ),
         ({"execution": {"cache_latents": True}}, "cache_latents needs pictures and a frozen encoder"),
         ({"execution": {"cache_embeddings": True}, "trainable": "all"}, "cache_embeddings needs a frozen text encoder"),
@@ -99,11 +109,21 @@ def test_ways_to_compute_that_exclude_each_other_are_refused_before_a_model_is_l
     ("settings", "sentence"),
     [
         ({"mixed_precision": "no"}, "mixed_precision is 'no', but must be bf16 with execution.frozen_dtype=bfloat16"),
+        ({"mixed_precision": "fp16"}, "mixed_precision is 'fp16', but must be bf16 with execution.frozen_dtype=bfloat16"),
+        (
+            {"mixed_precision": "bf16", "dtype": "float16"},
+            "is 'bf16', but must be fp16 with execution.frozen_dtype=float16",
+        ),
         ({"mixed_precision": "bf16"}, "difference_precision is 'float32', but must be network with execution.frozen_dtype=bfloat16"),
+        (
+            {"mixed_precision": "fp16", "dtype": "float16"},
+            "must be network with execution.frozen_dtype=float16",
+        ),
     ],
 )
 def test_frozen_weights_in_half_precision_need_a_step_in_half_precision(settings, sentence):
-    options = {"trainable": "lora", "regularization": 1.0, "execution": {"frozen_dtype": "bfloat16"}}
+    settings = dict(settings)
+    options = {"trainable": "lora", "regularization": 1.0, "execution": {"frozen_dtype": settings.pop("dtype", "bfloat16")}}
     common = dict(name="x", objective="denoising", export_to="x", steps=1, batch_size=1, learning_rate=1e-4, objective_options=options)
     with pytest.raises(ConfigurationError, match=sentence):
         TrainingConfig(**common, **settings)

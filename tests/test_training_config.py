@@ -1,6 +1,7 @@
 """The settings of a training: each is what it may be, or is refused in one sentence before anything starts."""
 
 import math
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -12,6 +13,7 @@ from companion.base.config import ConfigurationError
 from companion.training.objectives import OBJECTIVES
 from companion.training.objectives.base import known_options
 from companion.training.objectives.denoising import DenoisingObjective
+from companion.training.objectives.execution import Execution
 from companion.training.settings import ALLOWED, Loader, TrainingConfig, load_config, parse_settings
 from smoothlib.regularizer.variation import StepwiseVariation
 
@@ -75,6 +77,7 @@ def test_the_ends_of_the_ranges_are_allowed():
     configured(
         final_learning_rate=1, steps=1, batch_size=1, name="mini-base.2 (b)", export_to="adapters/my smooth_2", mixed_precision="bf16"
     )
+    configured(mixed_precision="fp16")
     configured(export_to=str(paths.RUNS / "adapters" / "x"))  # a training that publishes nothing
     with pytest.raises(ConfigurationError, match=r"^export_to is"):
         configured(export_to=str(paths.RUNS / ".." / "x"))
@@ -120,7 +123,7 @@ def test_no_is_a_precision(tmp_path):
         assert load_config(file).mixed_precision == "no"
     assert load_config(file, **parse_settings(["mixed_precision=no"])).mixed_precision == "no"
     assert replace(load_config(file), steps=3).mixed_precision == "no"
-    with pytest.raises(ConfigurationError, match=r"^mixed_precision is True, but must be one of 'no', 'bf16'$"):
+    with pytest.raises(ConfigurationError, match=r"^mixed_precision is True, but must be one of 'no', 'bf16', 'fp16'$"):
         load_config(file, **parse_settings(["mixed_precision=yes"]))
 
 
@@ -177,6 +180,20 @@ def test_inner_settings_are_replaced_by_dotted_names_and_bad_entries_are_named(t
         load_config(file)
     with pytest.raises(ValueError, match="objective_options has no setting 'lambda_reg'; known are pipeline"):
         configured(objective="denoising", objective_options={"lambda_reg": 1})
+
+
+@pytest.mark.parametrize("file", sorted((paths.CONFIGS / "training").glob("sd15_*.yaml")), ids=lambda file: file.stem)
+def test_the_trainings_of_stable_diffusion_take_the_papers_steps_in_ways_that_go_together(file):
+    config, text = load_config(file), file.read_text(encoding="utf-8")
+    options = config.objective_options
+    way, gradient = Execution(**options.get("execution", {})), options["regularizer"]["gradient"]
+    way.check(options["trainable"], "attention", options["data"], gradient, options.get("gradient_checkpointing", False))
+    (launched,) = re.findall(r"--num_processes 4 .*", text)
+    four = load_config(file, **parse_settings(launched.partition("--set ")[2].split()))
+    processes = 1 if "one GPU" in text else 4
+    assert config.batch_size * config.gradient_accumulation_steps * processes == 96
+    assert four.batch_size * four.gradient_accumulation_steps * 4 == 96
+    assert (config.mixed_precision == "fp16") == way.fused_second_order == (way.frozen_dtype == "float16")
 
 
 def test_the_shipped_training_files_are_valid_and_unknown_settings_are_named(tmp_path):

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 
 from ..base.config import ConfigurationError
 from .objectives import Objective
+from .precision import computes_in_float16
 
 ASKED = "ACCELERATE_USE_FSDP"  # set by `accelerate launch --use_fsdp`
 GRADIENTS = ("central", "one_sided")  # ways to the regularizer's gradient that are forwards and backwards one after another
@@ -30,11 +31,18 @@ def prepared(objective: Objective, mixed_precision: str) -> tuple[Accelerator, n
     """
     buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # running means are each process's, or reduced where they are made
     asked = os.environ.pop(ASKED, "").lower() == "true"  # accelerate would divide what is trained, too
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers])
+    float16 = mixed_precision == "fp16"
+    accelerator = Accelerator(
+        mixed_precision="no" if float16 else mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[buffers]
+    )
     check_whole(accelerator.distributed_type)
-    if not asked or accelerator.num_processes == 1:
+    divided = asked and accelerator.num_processes > 1
+    if divided:
+        check_divisible(objective, mixed_precision)
+    if float16:
+        computes_in_float16(objective, accelerator.device)
+    if not divided:
         return accelerator, accelerator.prepare(objective), False
-    check_divisible(objective)
     model = accelerator.prepare_model(objective, evaluation_mode=True)  # without DDP, which would want whole weights
     trained = [p for p in objective.parameters() if p.requires_grad]
     for parameter in trained:
@@ -65,8 +73,12 @@ def check_whole(kind: DistributedType) -> None:
         )
 
 
-def check_divisible(objective: Objective) -> None:
-    """Raises ConfigurationError unless a LoRA on a UNet is trained, without second derivatives."""
+def check_divisible(objective: Objective, mixed_precision: str = "no") -> None:
+    """Raises ConfigurationError unless a LoRA on a UNet is trained, without second derivatives and not in float16."""
+    if mixed_precision == "fp16":
+        raise ConfigurationError(
+            "mixed_precision is 'fp16', but must be 'no' or 'bf16' with --use_fsdp: the loss scale is not built for it"
+        )
     if (trainable := getattr(objective, "trainable", None)) != "lora":
         raise ConfigurationError(f"trainable is {trainable!r}, but must be 'lora' with --use_fsdp: it divides frozen weights")
     gradient = getattr(objective.regularizer, "gradient", None)

@@ -26,6 +26,7 @@ from .dividing import average_gradients, prepared
 from .exports import check_space, check_weights, claim_export_folder
 from .objectives import OBJECTIVES, Objective
 from .objectives.base import known_options
+from .precision import LEAST, loss_scaler
 from .publishing import replacing, tidy
 from .resuming import alone, read_checkpoint, restore_log, write_checkpoint
 from .schedule import ExponentialMovingAverage, learning_rate_at, step_generator, step_indices
@@ -43,6 +44,7 @@ class Trainer:
         fused = {"fused": True} if objective.fused_optimizer else {}
         optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, **fused)
         self.optimizer = self.accelerator.prepare(optimizer)
+        self.scaler = loss_scaler(config.mixed_precision, self.accelerator.device)
         self.parameters = trainable
         self.average = ExponentialMovingAverage(trainable, config.ema_decay) if config.ema_decay else None
         self.step, self.seconds, self.replaced = 0, 0.0, 0  # replaced: examples that could not be read, of all processes
@@ -66,6 +68,7 @@ class Trainer:
             "averages": self.average.averages if self.average else [],
             "objective": self.objective.state(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "log": self.log.read_text(encoding="utf-8") if self.log.exists() else "",
         }
 
@@ -90,6 +93,8 @@ class Trainer:
             for average, saved in zip(self.average.averages if self.average else [], state["averages"], strict=True):
                 average.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.objective.load_state(state["objective"])
         self.step, self.seconds, self.replaced = state["step"], state["seconds"], state.get("replaced", 0)
         return state.get("log")
@@ -107,8 +112,12 @@ class Trainer:
     def optimiser_step(self) -> dict[str, float]:
         """One update; returns the loss and the objective's numbers.
 
+        In float16 a gradient that overflows is not taken: the loss scale halves, and weights, moments and averages stay as they are. The
+        step counts all the same. Examples, noise and learning rate belong to its number, and the one after it has its own.
+
         Raises:
-            FloatingPointError: the loss or gradient is not finite; names the step, what was drawn and the last good checkpoint.
+            FloatingPointError: the loss is not finite, or the gradient, with no loss scale left to halve; names the step, what was drawn
+                and the last good checkpoint.
         """
         config, ranks, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         for group in self.optimizer.param_groups:
@@ -126,26 +135,30 @@ class Trainer:
             together = postponed() if self.divided else contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
             with self.objective.kernels(), together:
                 loss, numbers = self.model(indices[rows], {name: values[rows] for name, values in draws.items()})
-                self.accelerator.backward(loss / parts)
+                self.accelerator.backward(self.scaler.scale(loss / parts))
             found += ((name, value.detach().clone()) for name, value in {"loss": loss, **numbers}.items())
         logged: dict[str, float] = {}
         for name, value in found:  # at the end: to read a value is to wait for a GPU
             logged[name] = logged.get(name, 0.0) + value.item() / parts
         if self.divided:
             average_gradients(self.accelerator, self.parameters)
+        self.scaler.unscale_(self.optimizer)
+        # of gradients that are averaged already, so that all processes see one norm, and all take the step or none does
         norm = self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        broken, replaced = not (math.isfinite(norm) and math.isfinite(logged["loss"])), self.objective.take_replaced()
+        overflow, scale = not math.isfinite(norm), self.scaler.get_scale()  # 1 where nothing is scaled
+        broken, replaced = not math.isfinite(logged["loss"]) or (overflow and scale <= LEAST), self.objective.take_replaced()
         broken, replaced = self.accelerator.reduce(torch.tensor([float(broken), float(replaced)], device=self.accelerator.device), "sum")
         self.replaced += int(replaced)
         if broken > 0:  # on any process: all stop
-            drawn = self.objective.describe(draws)
+            drawn, scaled = self.objective.describe(draws), f" and loss scale {scale:g}" if self.scaler.is_enabled() else ""
             raise FloatingPointError(
-                f"loss {logged['loss']} with gradient norm {float(norm)} at step {self.step} of {config.name}{drawn and ', ' + drawn}; "
-                f"the last good checkpoint is {self.checkpoint if self.checkpoint.exists() else 'none yet'}"
+                f"loss {logged['loss']} with gradient norm {float(norm)}{scaled} at step {self.step} of {config.name}"
+                f"{drawn and ', ' + drawn}; the last good checkpoint is {self.checkpoint if self.checkpoint.exists() else 'none yet'}"
             )
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)  # not where `unscale_` met an overflow
+        self.scaler.update()
         self.optimizer.zero_grad()
-        if self.average:
+        if self.average and not overflow:  # the average is of weights after updates: the same ones do not count twice
             self.average.update(self.step)
         self.step += 1
         return logged
@@ -170,6 +183,7 @@ class Trainer:
 
     def _log(self, numbers: dict[str, float]) -> None:
         line = {"step": self.step, **numbers, "learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 1)}
+        line |= {"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}
         line |= {"replaced_examples": self.replaced} if self.replaced else {}
         line |= {"machine": machine(self.accelerator.device)["name"]}
         if self.accelerator.is_main_process:

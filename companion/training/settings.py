@@ -30,7 +30,7 @@ ALLOWED = {
     "max_grad_norm": Interval("(0, inf)"),
     "gradient_accumulation_steps": Integer(1),
     "ema_decay": Interval("[0, 1)"),
-    "mixed_precision": Choice("no", "bf16"),
+    "mixed_precision": Choice("no", "bf16", "fp16"),
     "seed": Integer(0, 2**32 - 1),
     "checkpoint_minutes": Interval("(0, inf)"),
     "log_every": Integer(1),

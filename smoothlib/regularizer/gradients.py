@@ -50,6 +50,17 @@ def in_half_precision(eps: Tensor) -> bool:
     return torch.is_autocast_enabled(eps.device.type) or torch.finfo(eps.dtype).bits < 32
 
 
+def product_scale(eps: Tensor) -> float:
+    """What to multiply the values of J^T D by while autograd carries them: a power of two, so that nothing else is rounded otherwise.
+
+    D has unit length, and so J^T D has values of about 1 / sqrt(dimension). In float16, whose numbers end at 6e-8 and lose digits below
+    6e-5, the network's inner derivatives, each a fraction of that, would be rounded to nothing. bfloat16 and float32 have room enough: 1.
+    """
+    kind = eps.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else eps.dtype
+    return 2.0 ** round(math.log2(eps[0].numel()) / 2) if dtype == torch.float16 else 1.0
+
+
 def check_precision(gradient: str, precision: str, eps: Tensor) -> None:
     """Raise ValueError where `gradient` has no use in the precision that the network computes in."""
     if gradient == "one_sided" and in_half_precision(eps):

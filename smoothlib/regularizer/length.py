@@ -21,6 +21,7 @@ from .gradients import (
     directional_derivative,
     paired_evaluations,
     per_sample,
+    product_scale,
     weighted_direction,
     wide,
 )
@@ -72,8 +73,9 @@ def step_variation(
         x0_hat, output = denoise(eps)
         projected = (wide(x0_hat) * weighted).sum()
         exact, paired = gradient == "double_backward", gradient == "paired"
-        (product,) = torch.autograd.grad(projected, eps, create_graph=exact, retain_graph=not paired)  # w J^T D, (B, ...)
-        product = wide(product)
+        scale = product_scale(eps)  # the way back scales the other factor of each second derivative down, the loss scale up again
+        (product,) = torch.autograd.grad(projected * scale, eps, create_graph=exact, retain_graph=not paired)
+        product = wide(product) / scale  # w J^T D, (B, ...)
         r = product.flatten(1).norm(dim=1)  # (B,)
         if exact:
             return r, output

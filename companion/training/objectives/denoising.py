@@ -100,7 +100,7 @@ class DenoisingObjective(Objective):
         )  # fmt: skip
         with_regularizer = StepwiseVariation(**known_options("regularizer", StepwiseVariation, regularizer or {}))
         way = Execution(**known_options("execution", Execution, execution or {}))
-        way.check(trainable, data, with_regularizer.gradient if regularization else None, gradient_checkpointing)
+        way.check(trainable, lora_layers, data, with_regularizer.gradient if regularization else None, gradient_checkpointing)
         own = open_data(data, split, layout, resolution or 0, bad_images, shuffle_buffer) if data else None  # before a model is loaded
         self.regularizer, self.fused_optimizer = with_regularizer if regularization else None, way.fused_optimizer
         self.regularization, self.regularized_share, self.regularize_every = regularization, regularized_share, regularize_every

@@ -28,6 +28,7 @@ def fits(x: Tensor) -> bool:
     return (x.ndim == 2 and x.shape[1] <= row_kernel.LARGEST) or x.ndim == 4
 
 
+# what only counts is not specialised on, or every picture's size would be compiled for
 if triton is not None:
 
     @triton.jit
@@ -46,7 +47,7 @@ if triton is not None:
         s = tl.sigmoid(z)
         return s * (1 - s) * (2 + z * (1 - 2 * s))
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["pixels", "groups", "width", "tiles"])
     def _partial(
         X, G, V, W, B, MEANS, SUMS, pixels, channels, groups, width, tiles,
         WHAT: tl.constexpr, KNOWN: tl.constexpr, FOUND: tl.constexpr, SILU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -104,7 +105,7 @@ if triton is not None:
             tl.store(place + 3 * step_sums, tl.sum(sum_3, 0), mask=inside)
             tl.store(place + 4 * step_sums, tl.sum(sum_4, 0), mask=inside)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["chunks", "samples", "groups", "width", "count"])
     def _finish(SUMS, MEANS, chunks, samples, channels, groups, width, count, BW: tl.constexpr):
         """MEANS (FOUND, sample, group) of SUMS (chunk, FOUND, sample, channel)."""
         which, sample, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -116,7 +117,7 @@ if triton is not None:
             total += tl.load(place, mask=c < width, other=0.0)
         tl.store(MEANS + (which * samples + sample) * groups + group, tl.sum(total) / count)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["pixels", "groups", "width"])
     def _apply(
         X, G, V, W, B, MEANS, OUT, OF_X, pixels, channels, groups, width,
         WHAT: tl.constexpr, SILU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,

@@ -22,6 +22,7 @@ from companion.base.config import OneSentenceParser
 from companion.base.machine import machine
 from smoothlib.regularizer.gradients import FORMER_DIFFERENCES
 from smoothlib.regularizer.variation import StepwiseVariation
+from smoothlib.second_order.network import fuse_second_order
 
 from .real_samples import Samples, in_float64, lora_unet, real_samples, trained_parameters
 
@@ -40,6 +41,15 @@ BFLOAT16 = [
     *(dict(gradient="central", difference=h) for h in (0.001, "auto")),
     *(dict(gradient="central", difference=h, difference_precision="network") for h in (FORMER_HALF_PRECISION, 0.01, 0.003, "auto")),
 ]
+# float16 has no room for differences; "fused": `smoothlib.second_order`'s layers
+KINDS = {
+    "float32": FLOAT32,
+    "bfloat16": BFLOAT16,
+    "float16": [dict(gradient="double_backward")],
+    "float16, fused": [dict(gradient="double_backward")],
+}
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float16, fused": torch.float16}
+LOSS_SCALE = 4096.0  # of float16
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,9 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def precision(half: bool) -> Iterator[None]:
-    """Autocast to bfloat16, or not."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+def precision(half: torch.dtype | None) -> Iterator[None]:
+    """Autocast to a half precision, or not."""
+    with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
         yield
 
 
@@ -88,7 +98,7 @@ def gradient_of(
     r: Tensor | None,
     *,
     batch: int = 16,
-    half: bool = False,
+    half: torch.dtype | None = None,
     guidance_scale: float = 1.0,
 ) -> Found:
     """The gradient of L_reg in what `unet` trains, by the way that `options` of `StepwiseVariation` name; `r` gives the target."""
@@ -114,22 +124,22 @@ def gradient_of(
                 measuring = time.perf_counter() - begun
             with precision(half):
                 variation = regularizer(*arguments)
-            flat = torch.autograd.grad(variation.loss * len(part), parameters, allow_unused=True)
-        gradients.append(
-            torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, flat, strict=True)]).double()
-        )
+            scale = LOSS_SCALE if half == torch.float16 else 1.0
+            flat = torch.autograd.grad(scale * variation.loss * len(part), parameters, allow_unused=True)
+        whole = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, flat, strict=True)])
+        gradients.append(whole.double() / scale)
         found_r.append(variation.r)
     seconds = (time.perf_counter() - started - measuring) / len(gradients)
     choice = regularizer.step_choice
     return Found(gradients, torch.cat(found_r), seconds, choice.step, choice.error.item())
 
 
-def row(state: str, half: bool, options: Mapping[str, Any], found: Found, wanted: Found) -> str:
+def row(state: str, kind: str, options: Mapping[str, Any], found: Found, wanted: Found) -> str:
     """A line of the table."""
     step = options.get("difference", "")
+    half = kind in HALVES
     former = (FORMER_HALF_PRECISION if half else FORMER_DIFFERENCES.get(options["gradient"])) == step
     step = f"auto: {found.difference:g} (estimate {100 * found.estimate:.2g} %)" if step == "auto" else f"{step}{' (as before)' * former}"
-    kind = "bfloat16" if half else "float32"
     if half and "difference" in options:
         kind += f", differences {'bfloat16' if options.get('difference_precision') == 'network' else 'float32'}"
     worst = max(error(a, b) for a, b in zip(found.batches, wanted.batches, strict=True))
@@ -161,10 +171,14 @@ def main() -> None:
         exact = dict(gradient="double_backward")
         r = gradient_of(exact, unet, samples, None, batch=options.batch).r
         wanted = gradient_of(exact, in_float64(unet), samples.double(), r, batch=options.batch)
-        for half, ways in ((False, FLOAT32), (True, BFLOAT16)):
+        for kind, ways in KINDS.items():
+            network = unet
+            if "fused" in kind:
+                network = lora_unet(**STATES[state])
+                fuse_second_order(network)
             for way in ways:
-                found = gradient_of(way, unet, samples, r, batch=options.batch, half=half)
-                print(row(state, half, way, found, wanted), flush=True)
+                found = gradient_of(way, network, samples, r, batch=options.batch, half=HALVES.get(kind))
+                print(row(state, kind, way, found, wanted), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Layers with fused second derivatives compute what PyTorch's own compute, once and twice differentiated."""
 
+import copy
 import json
 import os
 import subprocess
@@ -122,6 +123,17 @@ def test_an_adapter_that_is_not_simply_added_is_left_to_peft():
         unet.disable_adapters()
     x = noise(2, 4, 8, 8), torch.tensor([100, 700]), noise(2, 16, 16, seed=5)
     torch.testing.assert_close(fused(*x).sample, usual(*x).sample, rtol=1e-3, atol=1e-5)
+
+
+def test_a_copy_of_a_fused_network_computes_with_its_own_weights():
+    fused = lora_unet()
+    fuse_second_order(fused)
+    twin = copy.deepcopy(fused)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(0.9)
+    assert not torch.allclose(gradient_of_a_step(twin), gradient_of_a_step(fused), rtol=1e-2)
+    assert fuse_second_order(fused) == fuse_second_order(lora_unet())  # a second time changes nothing
 
 
 def test_what_cannot_be_fused_is_refused():

@@ -41,6 +41,15 @@ def of_norm(shape: tuple[int, ...], groups: int, silu: bool) -> float:
     return max(map(distance, found, wanted))
 
 
+def of_group_norm(shape: tuple[int, ...], groups: int, offset: float) -> float:
+    """The distance of y from PyTorch's in float64, of values far from zero, through the function that layers call."""
+    x, (weight, bias) = torch.randn(shape) + offset, torch.randn(2, shape[1])
+    fits, norm_kernel.fits = norm_kernel.fits, lambda x: True
+    found = norms.group_norm(x, groups, weight, bias)
+    norm_kernel.fits = fits
+    return distance(found, torch.nn.functional.group_norm(x.double(), groups, weight.double(), bias.double()))
+
+
 def of_gate() -> float:
     """The largest distance of y, dx and the two gradients."""
 
@@ -66,6 +75,8 @@ if __name__ == "__main__":
         "attention, wide heads": of_attention(20, 20, 80, True, False),
         "group norm": of_norm((2, 20, 5, 7), 2, False),
         "group norm, SiLU": of_norm((2, 20, 5, 7), 2, True),
+        "group norm of rows": of_group_norm((6, 20), 5, 0.5),
+        "group norm, far from zero": 0.01 * of_group_norm((2, 20, 5, 7), 2, 100.0),  # x itself has 1e-5 of its deviation as rounding
         "layer norm": of_norm((6, 20), 1, False),
         "gate": of_gate(),
     }

@@ -16,9 +16,9 @@ in tiles from the saved logarithm of its sum. Elsewhere both are written out, so
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import attention_kernel
+from .last import last_derivative
 
 ENTRIES = 2**25  # of all matrices that are held at once where they are written out
 ATEN = torch.ops.aten
@@ -107,7 +107,7 @@ class AttentionBackward(torch.autograd.Function):
         return tuple(found)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx, q: Tensor | None, k: Tensor | None, v: Tensor | None):
         query, key, value, gradient, out, lse = ctx.saved_tensors
         if q is None and k is None and v is None:

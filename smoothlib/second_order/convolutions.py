@@ -7,7 +7,8 @@ first keeps the input, which constant weights do not need.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .last import last_derivative
 
 Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation, groups
 
@@ -56,6 +57,6 @@ class ConvolutionBackward(torch.autograd.Function):
         return torch.ops.aten.convolution_backward(gradient, x, weight, None, *where)[0]
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx, cotangent):
         return F.conv2d(cotangent, *ctx.saved_tensors, None, *ctx.settings), None, None, None

@@ -10,13 +10,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 try:
     import triton
     import triton.language as tl
 except ImportError:  # no GPU build of PyTorch: written out everywhere
     triton = None
+
+from .last import last_derivative
 
 TILE = 1024
 
@@ -70,7 +71,7 @@ class GateBackward(torch.autograd.Function):
         return torch.cat([gradient * value, gradient * a * slope], -1).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx, cotangent):
         gradient, x = ctx.saved_tensors
         cotangent = cotangent.contiguous()

@@ -5,7 +5,8 @@ PyTorch's second derivative of `cat` fills pictures of zeros in another layout t
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .last import last_derivative
 
 
 def joined(first: Tensor, second: Tensor) -> Tensor:
@@ -43,6 +44,6 @@ class Split(torch.autograd.Function):
         return tuple(part.contiguous(memory_format=layout) for part in gradient.split([channels, gradient.shape[1] - channels], 1))
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx, first, second):
         return torch.cat([first, second], 1), None

@@ -14,9 +14,9 @@ All sums are in float32 or better. The results have the type that autocast asks 
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import norm_kernel
+from .last import last_derivative
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5, silu: bool = False) -> Tensor:
@@ -29,7 +29,8 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float 
         >>> torch.allclose(group_norm(x, 2, weight, bias), torch.nn.functional.group_norm(x, 2), atol=1e-5)
         True
     """
-    return Norm.apply(x, weight.detach(), bias.detach(), groups, eps, silu, _result_type(x))
+    pictures = x if x.ndim == 4 else x.reshape(*x.shape[:2], -1, 1)  # rows (B, C) would be those of a layer norm
+    return Norm.apply(pictures, weight.detach(), bias.detach(), groups, eps, silu, _result_type(x)).reshape(x.shape)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -69,7 +70,7 @@ class NormBackward(torch.autograd.Function):
         return compute(gradient, x, weight, bias, mean, rstd, groups, silu)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx, v):
         compute = norm_kernel.second if norm_kernel.fits(v) else _second
         return *compute(v, *ctx.saved_tensors, *ctx.settings), *[None] * 6

@@ -60,7 +60,10 @@ if triton is not None:
         step = tl.num_programs(0) * groups
         gamma = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)[None, :]
         beta = tl.load(B + c, mask=inside, other=0.0).to(tl.float32)[None, :]
-        if WHAT != 0:
+        start = sample.to(tl.int64) * pixels * channels
+        if WHAT == 0:
+            shift = tl.load(X + start + c // width * width, mask=inside, other=0.0).to(tl.float32)[None, :]
+        else:
             mean = tl.load(MEANS + of, mask=inside, other=0.0)[None, :]
             rstd = tl.load(MEANS + step + of, mask=inside, other=0.0)[None, :]
         if WHAT == 3:
@@ -69,13 +72,13 @@ if triton is not None:
         sum_0, sum_1 = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
         sum_2, sum_3 = tl.zeros([BP, BC], tl.float32), tl.zeros([BP, BC], tl.float32)
         sum_4 = tl.zeros([BP, BC], tl.float32)
-        start = sample.to(tl.int64) * pixels * channels
         for tile in range(0, tiles):
             p = (chunk * tiles + tile) * BP + tl.arange(0, BP)
             kept = (p[:, None] < pixels) & inside[None, :]
             at = start + p[:, None] * channels + c[None, :]
             x = tl.load(X + at, mask=kept, other=0.0).to(tl.float32)
             if WHAT == 0:
+                x = tl.where(kept, x - shift, 0.0)
                 sum_0 += x
                 sum_1 += x * x
             else:
@@ -201,8 +204,10 @@ def forward(x, weight, bias, groups, eps, silu, dtype):
         return row_kernel.forward(x, weight, bias, eps, dtype)
     x = _last(x)
     y = torch.empty_like(x, dtype=dtype)
+    # of values less the first of their group: squares of means far from zero would leave the variance no digits
     mean, square = _means(FORWARD, 2, x, x, x, weight, bias, x, groups, silu)
     rstd = (square.addcmul(mean, mean, value=-1).clamp_min(0) + eps).rsqrt()
+    mean = mean + x[:, :: x.shape[1] // groups, 0, 0].float()
     _results(FORWARD, x, x, x, weight, bias, torch.stack([mean, rstd]), y, y, groups, silu)
     return y, mean.flatten(), rstd.flatten()
 

@@ -32,7 +32,7 @@ from companion.base.config import OneSentenceParser
 from companion.base.machine import machine
 
 from .training_cost import table
-from .training_steps import HALVES, PRECISIONS, WAYS, measure, possible
+from .training_steps import HALVES, PRECISIONS, WAYS, measure, no_gradients, possible
 
 ON_A_GPU = dict(unet="sd15", latents=64, precision="fp16")
 ELSEWHERE = dict(unet="mini", batch=16, latents=16, precision="float32")
@@ -78,6 +78,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.samples == "real" and (options.unet, options.latents) != ("mini", 16):
         parser.error(f"--samples real needs --unet mini and --latents 16, got {options.unet} and {options.latents}")
     options.ways = options.ways or [name for name, way in WAYS.items() if possible(way, options.precision, options.checkpointing)]
+    if refused := [name for name in options.ways if WAYS[name].gradient in no_gradients(options.precision, options.checkpointing)]:
+        with_what = options.precision + " and --checkpointing" * options.checkpointing
+        parser.error(f"--ways has {refused[0]!r}, which does not go with --precision {with_what}")
     return options
 
 

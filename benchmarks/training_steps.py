@@ -288,8 +288,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return {"seconds": seconds, "gib": peak / 2**30, "batch": batch, "error": error, **counts}
 
 
+def no_gradients(precision: str, checkpointing: bool) -> set[str]:
+    """The regularizer's ways that do not run with the precision or with gradient checkpointing."""
+    return ({"forward_mode"} if checkpointing else set()) | ({"one_sided"} if precision in HALVES else set())
+
+
 def possible(way: Way, precision: str, checkpointing: bool) -> bool:
-    """Whether a way goes with the precision and with gradient checkpointing; in float16, differences drown in rounding."""
-    refused = {"forward_mode"} if checkpointing else set()
-    refused |= {"bf16": {"one_sided", "forward_mode"}, "fp16": {"one_sided", "forward_mode", "central", "paired"}}.get(precision, set())
+    """Whether a way goes well with the precision and with gradient checkpointing; in float16, differences drown in rounding."""
+    refused = no_gradients(precision, checkpointing)
+    refused |= {"bf16": {"forward_mode"}, "fp16": {"forward_mode", "central", "paired"}}.get(precision, set())
     return way.gradient not in refused and not (way.checkpointing and checkpointing)

@@ -69,6 +69,10 @@ def test_the_fused_way_is_exact_and_half_precision_costs_it_less_than_a_percent(
 def test_half_precision_has_no_one_sided_way_and_a_gpu_that_is_not_there_is_named(capsys, monkeypatch):
     options = regularizer.parse(["--precision", "bf16"])
     assert "ours, paired, fast" in options.ways and not {way for way in options.ways if "one-sided" in way or "forward" in way}
+    assert regularizer.parse(["--precision", "fp16", "--ways", "ours, central"]).ways == ["ours, central"]
+    with pytest.raises(SystemExit):
+        regularizer.parse(["--precision", "fp16", "--ways", "plain LoRA", "ours, one-sided"])
+    assert "--ways has 'ours, one-sided', which does not go with --precision fp16" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for parse in (regularizer.parse, null_text.parse, istd.parse):
         with pytest.raises(SystemExit):

@@ -129,6 +129,13 @@ def test_frozen_weights_in_half_precision_need_a_step_in_half_precision(settings
         TrainingConfig(**common, **settings)
 
 
+@pytest.mark.parametrize("regularizer", [{"mode": "official"}, {"gradient": "double_backward"}])
+def test_frozen_weights_in_half_precision_go_with_every_way_of_saying_double_backward(regularizer):
+    options = {"trainable": "lora", "regularization": 1.0, "regularizer": regularizer, "execution": {"frozen_dtype": "float16"}}
+    common = dict(name="x", objective="denoising", export_to="x", steps=1, batch_size=1, learning_rate=1e-4, objective_options=options)
+    assert TrainingConfig(**common, mixed_precision="fp16").objective_options == options
+
+
 def cache(folder, count=5, dtype=np.float32):
     return RowCache(folder, count, (2, 3), dtype)
 

@@ -95,7 +95,10 @@ def check_precision_of(mixed_precision: str, options: Mapping[str, Any]) -> None
     if mixed_precision != MIXED[dtype]:
         raise ConfigurationError(f"mixed_precision is {mixed_precision!r}, but must be {MIXED[dtype]} with execution.frozen_dtype={dtype}")
     regularizer = options.get("regularizer") or {}
-    differs = options.get("regularization") and regularizer.get("gradient", "central") != "double_backward"
+    if not isinstance(regularizer, Mapping):
+        return  # the objective refuses it
+    gradient = regularizer.get("gradient") or ("double_backward" if regularizer.get("mode") == "official" else "central")
+    differs = options.get("regularization") and gradient != "double_backward"
     if differs and regularizer.get("difference_precision", "float32") != "network":
         raise ConfigurationError(
             f"objective_options.regularizer.difference_precision is 'float32', but must be network with execution.frozen_dtype={dtype}: "

@@ -128,18 +128,19 @@ def main() -> None:
             found[way].append(one)
             print(json.dumps({"way": way, **one}), file=sys.stderr, flush=True)
             if options.write:  # as it grows: nothing is lost with a later way
-                options.write.write_text("\n".join([*lines, *result(found, options.price)]) + "\n", encoding="utf-8")
-    print("\n".join(["", *result(found, options.price)]))
+                options.write.write_text("\n".join([*lines, *result(found, options)]) + "\n", encoding="utf-8")
+    print("\n".join(["", *result(found, options)]))
     if failed:
         sys.exit("; ".join(f"{way} failed: {why}" for way, why in failed.items()) + ".")
 
 
-def result(found: dict[str, list[dict]], price: float | None) -> list[str]:
+def result(found: dict[str, list[dict]], options: argparse.Namespace) -> list[str]:
     """The table of medians of what has been found."""
     medians = {}
     for way, runs in ((way, runs) for way, runs in found.items() if runs):
         medians[way] = runs[0] | {key: statistics.median(run[key] for run in runs) for key in ("seconds", "gib")}
-    return table(medians, plain="plain LoRA", authors="authors' (double backward)", price=price)
+    paper = options.unet == "sd15" and options.latents == 64
+    return table(medians, plain="plain LoRA", authors="authors' (double backward)", price=options.price, paper=paper)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,20 @@ def shown(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
-def table(found: Mapping[str, Mapping[str, float]], plain: str, authors: str, price: float | None) -> list[str]:
+def table(found: Mapping[str, Mapping[str, float]], plain: str, authors: str, price: float | None, paper: bool = True) -> list[str]:
     """Lines of Markdown: `found` by way, with `seconds` a sample, `gib`, `error` and the counted passes; relative to two of the ways.
 
     Args:
         price: euros for an hour of the machine; None leaves the column out.
+        paper: whether the network is the paper's, so that its time is that of the paper's training.
     """
     base, theirs = found.get(plain), found.get(authors)
-    head = [*HEAD, *(VERSUS if theirs else ()), "hours for the paper's training", *(["euros"] if price else [])]
+    head = [
+        *HEAD,
+        *(VERSUS if theirs else ()),
+        *(["hours for the paper's training"] if paper else []),
+        *(["euros"] if price and paper else []),
+    ]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for way, value in found.items():
         passes = f"{shown(value['forward'])} + {shown(value['backward'])}"
@@ -46,9 +52,13 @@ def table(found: Mapping[str, Mapping[str, float]], plain: str, authors: str, pr
         if theirs:
             memory = theirs["gib"] / theirs["batch"] / (value["gib"] / value["batch"]) if value["gib"] > 0 else math.nan
             cells += [f"{theirs['seconds'] / value['seconds']:.2f}", shown(memory)]
-        time = hours(value["seconds"])
-        cells += [shown(time), *([shown(time * price)] if price else [])]
+        if paper:
+            time = hours(value["seconds"])
+            cells += [shown(time), *([shown(time * price)] if price else [])]
         lines.append(f"| {' | '.join(cells)} |")
+    memory = "Memory is compared per sample."
+    if not paper:
+        return [*lines, "", memory]
     kept = f"{STEPS:,} steps of {SAMPLES} samples at the measured time of a sample, without optimiser, encoders and reading"
-    note = f"Hours: {kept}; n machines need one n-th, less what they lose by waiting for each other. Memory is compared per sample."
+    note = f"Hours: {kept}; n machines need one n-th, less what they lose by waiting for each other. {memory}"
     return [*lines, "", note + (f" Euros: {price:g} an hour." if price else "")]

@@ -104,7 +104,8 @@ def pages(view):
     pipe = getattr(view, "pipe", view)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "the pipeline's folder"
-        place.mkdir()
+        (place / "tokenizer").mkdir(parents=True)
+        (place / "tokenizer" / "tokenizer_config.json").touch()
         parts = {name: ["library", type(part).__name__] for name, part in pipe.components.items()}
         (place / "model_index.json").write_text(json.dumps({"_class_name": type(pipe).__name__, **parts}))
         try:

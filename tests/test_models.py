@@ -1,5 +1,6 @@
 """Loading pipelines: what arrives equals what was saved, nothing unverified is used, and every failure is one sentence."""
 
+import os
 import re
 import shutil
 
@@ -105,6 +106,17 @@ def test_pickled_weights_are_never_opened(saved, tmp_path):
     torch.save(tiny_pipeline().unet.state_dict(), folder / "unet/diffusion_pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load_pipeline(str(folder))
+
+
+@pytest.mark.parametrize("missing", ["tokenizer", "tokenizer/tokenizer_config.json"])
+def test_a_pipeline_without_its_tokenizer_is_refused(saved, tmp_path, missing):
+    """transformers would make one that knows no words, and the first prompt would fail."""
+    folder = tmp_path / "wordless"
+    shutil.copytree(saved, folder)
+    (shutil.rmtree if (folder / missing).is_dir() else os.remove)(folder / missing)
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer/tokenizer_config\.json: fetch the tokenizer's files") as raised:
+        load_pipeline(str(folder))
+    assert_one_sentence(raised)
 
 
 def test_weights_that_are_there_as_a_variant_only_are_named_with_the_remedy(saved, tmp_path):

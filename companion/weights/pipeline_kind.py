@@ -23,13 +23,15 @@ def not_runnable(where: Path | str, index: Mapping[str, Any]) -> ValueError:
 def check_pipeline_kind(folder: Path) -> None:
     """ValueError unless the settings of the pipeline in `folder`, of its UNet and of its scheduler are of the kind that can be run.
 
-    A file that is missing is left to diffusers, which names it.
+    A file that is missing is left to diffusers, which names it; but for the tokenizer's, without which it makes one that knows no words.
     """
     index = _settings(folder / "model_index.json")
     if index.get("_class_name") != PIPELINE:
         raise not_runnable(folder, index)
     if absent := [part for part in PARTS if not index.get(part)]:
         raise ValueError(f"{folder / 'model_index.json'} names no {absent[0]}, but must name {', '.join(PARTS)}: fetch it again")
+    if not (folder / "tokenizer" / "tokenizer_config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tokenizer/tokenizer_config.json: fetch the tokenizer's files of this pipeline")
     unet, vae = _settings(folder / "unet/config.json"), _settings(folder / "vae/config.json")
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:

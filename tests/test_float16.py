@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
+from photos import photo_folder
 from test_training import Regression, trainer, weights
-from tiny import noise, ship_tiny_pipeline
+from tiny import noise
 from torch import nn
 
 from companion.base import paths
@@ -131,14 +131,7 @@ def test_float16_is_not_divided():
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    ship_tiny_pipeline(tmp_path / "models", monkeypatch)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(4):
-        Image.linear_gradient("L").rotate(40 * i).resize((16, 16)).convert("RGB").save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"a {i}")
-    return folder
+    return photo_folder(tmp_path, monkeypatch)
 
 
 def lora_run(photos, name, execution, steps=4, **changes):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny import noise, ship_tiny_pipeline
+from photos import photo_folder
+from tiny import noise
 
 from companion.base import paths
 from companion.base.config import ConfigurationError
@@ -19,14 +19,7 @@ HELD = {"cache_latents": True, "cache_embeddings": True}
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    ship_tiny_pipeline(tmp_path / "models", monkeypatch)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(4):
-        Image.linear_gradient("L").rotate(40 * i).resize((16, 16)).convert("RGB").save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"a {i}")
-    return folder
+    return photo_folder(tmp_path, monkeypatch)
 
 
 def loss_of(photos, monkeypatch, execution, opened=None):

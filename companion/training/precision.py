@@ -1,6 +1,6 @@
 """Training in float16: the objective under autocast, and a loss that is scaled up, so that small gradients are not rounded to nothing.
 
-PyTorch's own autocast and GradScaler, because accelerate refuses float16 on a CPU, where it is tested; both work alike on a GPU. What is
+PyTorch's own autocast and GradScaler, because accelerate refuses float16 on a CPU, where it is tested; both work the same on a GPU. What is
 trained stays in float32, and so do the optimiser's moments.
 """
 

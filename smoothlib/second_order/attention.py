@@ -10,7 +10,7 @@ is the derivative of the output along (q, k, v). With A = G V^T, B = G v^T, alph
     dS' = P (A - alpha),   dS = P (C - sum_j P C),
     Q gets s (dS K + dS' k),   K gets s (dS^T Q + dS'^T q),   V gets P'^T G,   G gets O'.
 
-On a GPU in half precision, the first derivative is PyTorch's own fused kernel and the second one `attention_kernel`'s, which compute P anew
+On a GPU in half precision, the first derivative is PyTorch's own fused kernel and the second one `attention_kernel`'s, which recompute P
 in tiles from the saved logarithm of its sum. Elsewhere both are written out, some heads at a time.
 """
 
